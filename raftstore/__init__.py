@@ -1,1 +1,1 @@
-"""The durable log under a Raft node: entries, term, vote and purge boundary, on a disk backend of your choice."""
+"""The durable log under a Raft node: entries, term, vote and purge boundary, on disk."""

@@ -26,7 +26,7 @@ class Recovery(msgspec.Struct, frozen=True):
     last: LogId = NO_ENTRY
     """The id of the last entry; the anchor if there is none."""
     term_runs: Sequence[LogId] = ()
-    """The id of the first *live* entry of each run of equal terms, ascending; none above the anchor is missing."""
+    """The id of the first *live* entry of each run of equal terms, ascending."""
     hard_state: bytes | None = None
     meta: bytes | None = None
     number: int = 0
