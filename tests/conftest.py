@@ -1,0 +1,95 @@
+"""What holds for every test: nothing stays behind, and backends can be chosen from outside.
+
+`RAFTSTORE_TEST_BACKENDS=segmented,lmdb` runs only the tests marked with one of these backends, and those
+marked with none. Tests of a backend whose library is not installed are skipped.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from raftstore.errors import BackendMissingError
+from raftstore.registry import backend_class
+
+GRACE_S = 5.0
+"""For what a test gave up to be gone: a finalizer only signals."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "backend(name): needs the disk backend of that name")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    chosen = os.environ.get("RAFTSTORE_TEST_BACKENDS")
+    kept = [item for item in items if chosen is None or _backends(item) <= set(chosen.split(","))]
+    dropped = [item for item in items if item not in set(kept)]
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = kept
+    for item in items:
+        for reason in filter(None, map(_missing, sorted(_backends(item)))):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _backends(item: pytest.Item) -> set[str]:
+    return {mark.args[0] for mark in item.iter_markers("backend")}
+
+
+@cache
+def _missing(name: str) -> str | None:
+    """Why the backend cannot be used here, or None."""
+    try:
+        backend_class(name)
+    except BackendMissingError as error:
+        return str(error)
+    return None
+
+
+@pytest.fixture(scope="session")
+def private_tmp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory for temporary files that only this session uses."""
+    path = tmp_path_factory.mktemp("tmpdir")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(path))
+        patch.setattr(tempfile, "tempdir", str(path))
+        yield path
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_behind(private_tmp: Path) -> Iterator[None]:
+    """Fail a test that leaves a file descriptor, one of our threads or a temporary file behind."""
+    before = _held(private_tmp)
+    yield
+    end = time.monotonic() + GRACE_S
+    while (left := _held(private_tmp) - before) and time.monotonic() < end:
+        gc.collect()
+        time.sleep(0.01)
+    assert not left, f"the test left behind: {sorted(left)}"
+
+
+def _held(private_tmp: Path) -> set[str]:
+    """The open files below no system directory, our threads and the temporary files, by name."""
+    threads = {f"thread {t.name}" for t in threading.enumerate() if t.name.startswith("raftstore")}
+    return threads | {f"temporary file {name}" for name in os.listdir(private_tmp)} | _open_files()
+
+
+def _open_files() -> set[str]:
+    """`fd 7 -> /path` for every descriptor of a file. Pipes and sockets belong to the test runner."""
+    found: set[str] = set()
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{fd}")
+        except FileNotFoundError:  # the descriptor of this listing
+            continue
+        if target.startswith("/") and not target.startswith(("/dev/", "/proc/", "/sys/", "/usr/")):
+            found.add(f"fd {fd} -> {target}")
+    return found
