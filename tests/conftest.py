@@ -79,17 +79,17 @@ def nothing_stays_behind(private_tmp: Path) -> Iterator[None]:
 def _held(private_tmp: Path) -> set[str]:
     """The open files below no system directory, our threads and the temporary files, by name."""
     threads = {f"thread {t.name}" for t in threading.enumerate() if t.name.startswith("raftstore")}
-    return threads | {f"temporary file {name}" for name in os.listdir(private_tmp)} | _open_files()
+    return threads | {f"temporary file {name}" for name in private_tmp.iterdir()} | _open_files()
 
 
 def _open_files() -> set[str]:
     """`fd 7 -> /path` for every descriptor of a file. Pipes and sockets belong to the test runner."""
     found: set[str] = set()
-    for fd in os.listdir("/proc/self/fd"):
+    for fd in Path("/proc/self/fd").iterdir():
         try:
-            target = os.readlink(f"/proc/self/fd/{fd}")
+            target = str(fd.readlink())
         except FileNotFoundError:  # the descriptor of this listing
             continue
         if target.startswith("/") and not target.startswith(("/dev/", "/proc/", "/sys/", "/usr/")):
-            found.add(f"fd {fd} -> {target}")
+            found.add(f"fd {fd.name} -> {target}")
     return found
