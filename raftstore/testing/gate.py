@@ -1,0 +1,69 @@
+"""A place in the code where a test can stop time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+
+PATIENCE_S = 60.0
+"""How long a call waits at a closed gate before it gives up, so that a broken test ends."""
+
+
+class Gate:
+    """Open, calls pass it. Closed, they wait at it until it opens or lets some pass. For any thread."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()  # guards the two below
+        self._tickets: int | None = None  # how many may pass; None if it is open
+        self._waiting = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait at it now."""
+        return self._waiting
+
+    def close(self) -> None:
+        """Whoever comes from now on waits."""
+        with self._changed:
+            self._tickets = 0
+
+    def open(self) -> None:
+        """Whoever waits goes on, and whoever comes passes."""
+        with self._changed:
+            self._tickets = None
+            self._changed.notify_all()
+
+    def let_pass(self, count: int = 1) -> None:
+        """`count` of those who wait, or who come next, pass; the gate stays closed."""
+        with self._changed:
+            self._tickets = (self._tickets or 0) + count
+            self._changed.notify_all()
+
+    @contextmanager
+    def closed(self) -> Generator[Gate]:
+        """Closed inside the block, open after it, whatever happened."""
+        self.close()
+        try:
+            yield self
+        finally:
+            self.open()
+
+    def wait_for_arrival(self, count: int = 1, timeout_s: float = 10.0) -> None:
+        """Return when at least `count` calls wait at the gate. Raises `TimeoutError`."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._waiting >= count, timeout_s):
+                raise TimeoutError(f"{self._waiting} of {count} calls came to the gate in {timeout_s} s")
+
+    def pass_through(self) -> None:
+        """Called by what is stopped here. Raises `TimeoutError` after `PATIENCE_S`."""
+        with self._changed:
+            self._waiting += 1
+            self._changed.notify_all()
+            try:
+                if not self._changed.wait_for(lambda: self._tickets != 0, PATIENCE_S):
+                    raise TimeoutError(f"the gate stayed closed for {PATIENCE_S} s")
+                if self._tickets is not None:
+                    self._tickets -= 1
+            finally:
+                self._waiting -= 1
