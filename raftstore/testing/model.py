@@ -114,30 +114,30 @@ class Model:
     def check(self, batch: WriteBatch) -> None:
         """Raise `ContractViolationError` if a caller that keeps the contract cannot write `batch` now."""
         _demand(batch.number > self.number, f"write {batch.number} after write {self.number}")
-        last = self._last_below(batch.truncate_from)
+        left = self._left_below(batch.truncate_from)
         if batch.anchor is not None:
-            self._check_anchor(batch.anchor, last, batch.truncate_from)
-            last = last if last.index > batch.anchor.index else batch.anchor
+            self._check_anchor(batch.anchor, left, batch.truncate_from)
         elif batch.truncate_from is not None:
             _demand(batch.truncate_from > self.anchor.index, f"{batch} truncates below the anchor of {self}")
+        last = self.anchor if batch.anchor is None else batch.anchor
+        if left is not None and left.index > last.index:
+            last = left.id
         for entry in batch.entries:
             _demand(entry.index == last.index + 1, f"entry {entry.index} after entry {last.index}")
             _demand(entry.term >= last.term, f"term {entry.term} after term {last.term}")
             last = LogId(entry.term, entry.index)
 
-    def _last_below(self, truncate_from: int | None) -> LogId:
-        """The last id that a truncation leaves; the anchor if it leaves nothing."""
-        if truncate_from is None or truncate_from > self.last.index:
-            return self.last
-        left = self.entries.get(truncate_from - 1)
-        return self.anchor if left is None else LogId(left.term, left.index)
+    def _left_below(self, truncate_from: int | None) -> Entry | None:
+        """The last entry that a truncation leaves."""
+        stop = self.last.index + 1
+        return self.entries.get((stop if truncate_from is None else min(truncate_from, stop)) - 1)
 
-    def _check_anchor(self, anchor: LogId, last: LogId, truncate_from: int | None) -> None:
+    def _check_anchor(self, anchor: LogId, left: Entry | None, truncate_from: int | None) -> None:
         if truncate_from == 1:
             return
         _demand(anchor.index >= self.anchor.index, f"the anchor goes from {self.anchor} down to {anchor}")
         covered = self.entries.get(anchor.index)
-        if covered is not None and anchor.index <= last.index:
+        if covered is not None and left is not None and anchor.index <= left.index:
             _demand(covered.term == anchor.term, f"{anchor} is not the id of {covered}")
 
 
