@@ -1,0 +1,208 @@
+"""`RocksdbBackend`: the contract of `raftstore.backend.DiskBackend`, kept on RocksDB."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from raftstore.backend import BackendStats, Damage, Examination, Recovery
+from raftstore.batch import WriteBatch
+from raftstore.entry import Entry
+from raftstore.errors import CorruptionError, StoreClosedError
+from raftstore_rocksdb.child import LOOK_BYTES_PER_S, ChildFailedError, look_from_child
+from raftstore_rocksdb.engine import Engine
+from raftstore_rocksdb.failures import FULL
+from raftstore_rocksdb.files import DB, forget_wal, tighten, write_clean
+from raftstore_rocksdb.layout import ENTRY_OVERHEAD
+from raftstore_rocksdb.opening import open_engine, open_store
+from raftstore_rocksdb.room import Room, no_room
+from raftstore_rocksdb.rows import Rows, rows_of
+from raftstore_rocksdb.shape import Shape
+from raftstore_rocksdb.state import read_entries, read_state
+from raftstore_rocksdb.upkeep import next_piece, stats_of
+
+OPEN_TIMEOUT_S = 60.0
+
+
+class RocksdbBackend:
+    """One Raft log in one RocksDB. Keeps the contract of `DiskBackend`.
+
+    A write is one unsynced RocksDB batch and one sync of its write-ahead log, and the next write starts only
+    after that sync has returned: two unsynced batches can survive a power cut without the first.
+
+    `write_buffer_bytes`: a memtable, of which there are up to three, each with its write-ahead log.
+    `ballast_bytes`: room that appends never take, at most an eighth of the disk. `open_timeout_s`: how long
+    RocksDB may take to read the store after an unclean stop before the store counts as damaged.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        write_buffer_bytes: int = 16 << 20,
+        ballast_bytes: int = 32 << 20,
+        open_timeout_s: float = OPEN_TIMEOUT_S,
+    ) -> None:
+        self._path = path
+        self._write_buffer_bytes = write_buffer_bytes
+        self._room = Room(path, ballast_bytes)
+        opened = open_store(
+            path, self._room, write_buffer_bytes=write_buffer_bytes, open_timeout_s=open_timeout_s
+        )
+        self._engine: Engine | None = opened.engine
+        self._shape = opened.shape
+        self._recovery = opened.recovery
+        self._reading = threading.Lock()  # held by whoever reads, and while the engine is replaced or closed
+        self._moves = 0  # odd while a write drops entries
+        self._begun: int | None = None  # the write that may have reached RocksDB, though it did not return
+        self._failed: Exception | None = None
+        self._proved = opened.recovery.end_is_proved
+        self._room.restore()
+        tighten(path)
+
+    @property
+    def recovery(self) -> Recovery:
+        """What opening found; it never changes afterwards."""
+        return self._recovery
+
+    def write(self, batch: WriteBatch) -> None:
+        """Make the batch durable, as one atomic change. See `DiskBackend.write`."""
+        engine = self._writable()
+        if batch.number == self._shape.number:
+            return
+        after = self._shape.after(batch)
+        rows = rows_of(batch, self._shape, after)
+        if self._begun != batch.number:
+            self._admit(engine, batch)
+            self._begun = batch.number
+        drops = batch.truncate_from is not None or batch.anchor is not None
+        self._moves += drops
+        try:
+            taken = self._store(batch.number, rows)
+            self._shape = after if taken else self._shape
+        except Exception as error:
+            self._failed = error
+            raise
+        finally:
+            self._moves += drops
+        if not taken:
+            self._begun = None
+            raise no_room(self._path, "RocksDB took nothing of this write")
+        self._proved = True
+
+    def read(self, start: int, stop: int, bytes_max: int | None) -> list[Entry]:
+        """The entries of [start, stop), every byte checked. See `DiskBackend.read`."""
+        with self._reading:
+            moves = self._moves
+            try:
+                return read_entries(self._open_engine(), start, stop, bytes_max)
+            except LookupError as missing:
+                if moves % 2 or moves != self._moves or not self._shape.holds(start, stop):
+                    raise
+                index = missing.args[0]
+                message = "an entry is missing"
+                raise CorruptionError(message, file=self._path / DB, first_index=index) from None
+
+    def maintain(self) -> None:
+        """Restore the ballast, and compact a bounded piece of what was purged. See `DiskBackend.maintain`."""
+        engine = self._writable()
+        self._room.restore()
+        piece = next_piece(engine.files(), self._shape)
+        if piece is not None:
+            engine.compact(*piece)
+        tighten(self._path)
+
+    def stats(self) -> BackendStats:
+        """The size of the store now, the ballast included."""
+        with self._reading:
+            return stats_of(self._path, self._open_engine(), self._shape)
+
+    def close(self) -> None:
+        """Release everything; what was written stays. Never raises for a failed disk. Twice is fine."""
+        with self._reading:
+            engine, self._engine = self._engine, None
+        if engine is None:
+            return
+        with suppress(Exception):
+            engine.flush()
+        engine.close()
+        with suppress(OSError):
+            self._mark_clean()
+            tighten(self._path)
+
+    @classmethod
+    def examine(cls, path: Path, *, deep: bool) -> Examination:
+        """Look at a store that nobody has open, without changing a byte of it. See `DiskBackend.examine`."""
+        stats = stats_of(path, None, Shape())
+        timeout_s = OPEN_TIMEOUT_S + (stats.bytes_on_disk / LOOK_BYTES_PER_S if deep else 0)
+        try:
+            return look_from_child(path, deep=deep, timeout_s=timeout_s)
+        except ChildFailedError as error:
+            if not error.by_store:
+                raise OSError(errno.EIO, f"the store could not be looked at: {error}") from error
+            return Examination(None, stats, 0, [Damage(str(error), str(path / DB))])
+
+    def _open_engine(self) -> Engine:
+        if self._engine is None:
+            raise StoreClosedError("the rocksdb backend is closed")
+        return self._engine
+
+    def _writable(self) -> Engine:
+        if self._failed is not None:
+            raise OSError(errno.EIO, f"an earlier write failed: {self._failed}") from self._failed
+        return self._open_engine()
+
+    def _admit(self, engine: Engine, batch: WriteBatch) -> None:
+        """See that the batch, and the sorted files that RocksDB will make of all it holds, fit on the disk.
+
+        Raises `OSError(ENOSPC)` if not; a batch without entries may have the ballast instead.
+        """
+        payload = sum(len(entry.data) + ENTRY_OVERHEAD for entry in batch.entries)
+        size = 2 * payload + engine.memtable_bytes()
+        if not batch.entries:
+            if not self._room.has(size):
+                self._room.release()
+        elif not (self._room.restore() and self._room.has(size)):
+            raise no_room(self._path, f"{size} bytes and the reserve do not fit")
+
+    def _store(self, number: int, rows: Rows) -> bool:
+        """Write `rows` durably. False if the disk is full, even without the ballast, and nothing of them is
+        there or will be."""
+        for _ in range(2):
+            try:
+                self._open_engine().apply(rows)
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                if self._reopen() == number:
+                    return True
+            else:
+                self._sync()
+                return True
+        return False
+
+    def _sync(self) -> None:
+        try:
+            self._open_engine().sync()
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise OSError(errno.EIO, f"unknown outcome: {error}") from error
+
+    def _reopen(self) -> int:
+        """Open RocksDB again after a full disk failed it, on the ballast's room, and say which write is the
+        last one there. What is there is durable, and what is not will not appear: its log is gone."""
+        with self._reading:
+            self._open_engine().close()
+            forget_wal(self._path)
+            self._room.release()
+            self._engine = open_engine(self._path, self._room, self._write_buffer_bytes)
+            return read_state(self._engine).shape.number
+
+    def _mark_clean(self) -> None:
+        """Unless a write failed, or opening could not prove the end and nothing was written since."""
+        if self._failed is None and self._proved:
+            write_clean(self._path, self._shape.number)
+            forget_wal(self._path)

@@ -1,0 +1,133 @@
+"""Opens a store: makes it if it is new, tries it first if its last stop was unclean, checks what it holds."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from raftstore.backend import Recovery
+from raftstore.errors import CorruptionError
+from raftstore_rocksdb.child import ChildFailedError, look_from_child
+from raftstore_rocksdb.engine import Engine
+from raftstore_rocksdb.failures import FULL
+from raftstore_rocksdb.files import (
+    CLEAN,
+    CREATING,
+    DB,
+    KEPT,
+    keep_wal,
+    read_clean,
+    remove_clean,
+    sync_directory,
+    write_clean,
+)
+from raftstore_rocksdb.layout import BOUNDS, pack_bounds
+from raftstore_rocksdb.look import mark_disagrees, recovery_of
+from raftstore_rocksdb.room import Room
+from raftstore_rocksdb.rows import Rows
+from raftstore_rocksdb.shape import Shape
+from raftstore_rocksdb.state import read_state
+
+_KEPT_NOTE: Final = "The last stop was unclean. RocksDB does not say what it drops of its write-ahead log: it is kept as found."
+_CREATION: Final = {CREATING}
+"""What a crash during creation may leave."""
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """An open store and what opening found."""
+
+    engine: Engine
+    recovery: Recovery
+    shape: Shape
+
+
+def open_store(path: Path, room: Room, *, write_buffer_bytes: int, open_timeout_s: float) -> Opened:
+    """Open the store in the directory `path`, which is new if it is empty. What is reported is durable.
+
+    Raises `CorruptionError`, `FormatError`, `StoreLockedError`, `OSError`.
+    """
+    if not (path / DB).is_dir():
+        _create(path, write_buffer_bytes)
+    clean = read_clean(path)
+    notes: list[str] = [] if clean is not None else _look_first(path, open_timeout_s)
+    kept = clean is None and keep_wal(path)
+    bytes_read = _bytes_to_read(path / DB)
+    engine = open_engine(path, room, write_buffer_bytes)
+    try:
+        return _check(path, engine, clean, kept, bytes_read, notes)
+    except BaseException:
+        engine.close()
+        raise
+
+
+def open_engine(path: Path, room: Room, write_buffer_bytes: int) -> Engine:
+    """Open RocksDB, if need be with the room of the ballast: it writes what its log held to a sorted file."""
+    try:
+        return Engine(path / DB, write_buffer_bytes=write_buffer_bytes)
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            raise CorruptionError(f"a file of the store is missing: {error}", file=path / DB) from error
+        if error.errno not in FULL:
+            raise
+    room.release()
+    return Engine(path / DB, write_buffer_bytes=write_buffer_bytes)
+
+
+def _create(path: Path, write_buffer_bytes: int) -> None:
+    """Make an empty store. It is whole before it has its name: a crash leaves a new store or none."""
+    found = {file.name for file in path.iterdir()}
+    if found - _CREATION:
+        message = (
+            f"the directory holds {', '.join(sorted(found))}, but no {DB!r}: the store's data is missing"
+        )
+        raise CorruptionError(message, file=path)
+    fresh = path / CREATING
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(mode=0o700)
+    engine = Engine(fresh, write_buffer_bytes=write_buffer_bytes, create=True)
+    try:
+        engine.apply(Rows([], [(BOUNDS, pack_bounds(Shape()))]))
+        engine.sync()
+        engine.flush()
+    finally:
+        engine.close()
+    fresh.rename(path / DB)
+    sync_directory(path)
+    write_clean(path, 0)
+
+
+def _look_first(path: Path, timeout_s: float) -> list[str]:
+    """After an unclean stop: see in a child process that RocksDB comes back from reading the store at all."""
+    try:
+        look_from_child(path, deep=False, timeout_s=timeout_s)
+    except ChildFailedError as error:
+        if error.by_store:
+            raise CorruptionError(str(error), file=path / DB) from error
+        return [f"RocksDB was opened without a trial in a child process, which failed: {error}"]
+    return []
+
+
+def _check(
+    path: Path, engine: Engine, clean: int | None, kept: bool, bytes_read: int, notes: list[str]
+) -> Opened:
+    state = read_state(engine)
+    if clean is not None and clean != state.shape.number:
+        raise CorruptionError(mark_disagrees(clean, state.shape.number), file=path / CLEAN)
+    if kept:
+        notes.append(_KEPT_NOTE)
+    found = recovery_of(path, state)
+    recovery = msgspec.structs.replace(
+        found, kept_at=path / KEPT if kept else None, bytes_read=bytes_read, notes=notes
+    )
+    remove_clean(path)
+    return Opened(engine, recovery, state.shape)
+
+
+def _bytes_to_read(db: Path) -> int:
+    """RocksDB reads its write-ahead logs and its manifest; both are bounded, all else is read as needed."""
+    patterns = ("*.log", "MANIFEST-*", "CURRENT")
+    return sum(file.stat().st_size for pattern in patterns for file in db.glob(pattern))
