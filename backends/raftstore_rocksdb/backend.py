@@ -6,6 +6,7 @@ import errno
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from raftstore.backend import BackendStats, Damage, Examination, Recovery
 from raftstore.batch import WriteBatch
@@ -23,7 +24,9 @@ from raftstore_rocksdb.shape import Shape
 from raftstore_rocksdb.state import read_entries, read_state
 from raftstore_rocksdb.upkeep import next_piece, stats_of
 
-OPEN_TIMEOUT_S = 60.0
+OPEN_TIMEOUT_S: Final = 60.0
+FLUSH_BYTES_MIN: Final = 2 << 20
+"""An empty memtable counts for less."""
 
 
 class RocksdbBackend:
@@ -164,8 +167,16 @@ class RocksdbBackend:
         if not batch.entries:
             if not self._room.has(size):
                 self._room.release()
-        elif not (self._room.restore() and self._room.has(size)):
+        elif not (self._room.restore() and self._room.has(size)) and not self._regained(engine, payload):
             raise no_room(self._path, f"{size} bytes and the reserve do not fit")
+
+    def _regained(self, engine: Engine, payload: int) -> bool:
+        """Whether there is room once the memtables are in sorted files: without what was purged of them."""
+        held = engine.memtable_bytes()
+        if held < FLUSH_BYTES_MIN or not self._room.has(held):
+            return False
+        engine.flush()
+        return self._room.restore() and self._room.has(2 * payload + engine.memtable_bytes())
 
     def _store(self, number: int, rows: Rows) -> bool:
         """Write `rows` durably. False if the disk is full, even without the ballast, and nothing of them is

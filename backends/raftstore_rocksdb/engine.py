@@ -38,6 +38,7 @@ _STALL_POLL_S: Final = 0.002
 _BLOCK_CACHE_BYTES: Final = 8 << 20
 _READAHEAD_BYTES: Final = 1 << 20
 _OPEN_FILES_MAX: Final = 256
+_WAL_STEP_BYTES: Final = 4 << 20
 _NO_TRIGGER: Final = 1 << 20
 
 
@@ -171,7 +172,8 @@ def _set_log(options: Options) -> None:
     """Point in time: the stricter modes refuse the torn tail of an ordinary crash. Recycled: writing into
     blocks that exist already saves the file system a journal commit on every append."""
     options.set_wal_recovery_mode(DBRecoveryMode.point_in_time())
-    options.set_recycle_log_file_num(MEMTABLES_MAX - 1)
+    options.set_recycle_log_file_num(1)
+    options.set_max_total_wal_size(_WAL_STEP_BYTES)  # with one column family it only sets the allocation step
     options.set_manifest_preallocation_size(64 << 10)
 
 

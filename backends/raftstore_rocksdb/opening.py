@@ -32,7 +32,9 @@ from raftstore_rocksdb.rows import Rows
 from raftstore_rocksdb.shape import Shape
 from raftstore_rocksdb.state import read_state
 
-_KEPT_NOTE: Final = "The last stop was unclean. RocksDB does not say what it drops of its write-ahead log: it is kept as found."
+_KEPT_NOTE: Final = (
+    "RocksDB does not say what an unclean stop made it drop of its log: the log is kept."
+)
 _CREATION: Final = {CREATING}
 """What a crash during creation may leave."""
 

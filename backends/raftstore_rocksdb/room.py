@@ -40,7 +40,7 @@ class Room:
         self._ballast.unlink(missing_ok=True)
 
     def has(self, size: int) -> bool:
-        """Whether `size` bytes fit beside the ballast and the slack."""
+        """Whether `size` bytes and the slack fit beside what is there, the ballast included."""
         return _free_bytes(self._path) >= size + SLACK_BYTES
 
     def _held(self) -> int | None:
