@@ -1,0 +1,167 @@
+"""The disk backend over LMDB: one transaction a write, durable when the commit returns."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated, Final
+
+import lmdb
+import msgspec
+
+from raftstore.backend import BackendStats, Recovery
+from raftstore.batch import WriteBatch
+from raftstore.entry import Entry
+from raftstore_lmdb import _checksums
+from raftstore_lmdb._change import change
+from raftstore_lmdb._datafile import DATA, LOCK, check_files, create, open_environment, settle
+from raftstore_lmdb._failures import translated
+from raftstore_lmdb._latch import ReadersLatch
+from raftstore_lmdb._room import Room
+from raftstore_lmdb._tables import Tables
+
+_READERS_MAX: Final = 126
+"""LMDB's own limit of read transactions at a time."""
+_SWEEP_KEYS: Final = 64
+"""A write drops at least so many garbage keys, and more than it appends."""
+_SWEEP_KEYS_APART: Final = 1024
+"""A transaction of its own drops so many. More would make LMDB's records of free pages long, which every
+later commit then rewrites."""
+_MAINTAIN_S: Final = 0.05
+"""A call of `maintain` begins no new transaction after that."""
+
+
+class LmdbBackend:
+    """A Raft log in an LMDB environment. See `raftstore.backend.DiskBackend` for what every member promises.
+
+    `map_bytes` of address space are reserved; the map doubles when it is full. `ballast_bytes` of the disk
+    are kept for writes without entries when the disk is full.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        map_bytes: Annotated[int, msgspec.Meta(ge=2**20)] = 64 * 2**30,
+        ballast_bytes: Annotated[int, msgspec.Meta(ge=2**16)] = 4 * 2**20,
+    ) -> None:
+        self._path, self._file = path, path / DATA
+        self._latch = ReadersLatch(_READERS_MAX)
+        with translated(self._file):
+            if not check_files(path):
+                create(path, _checksums.preferred())
+            head = settle(path)
+            _checksums.checksum(head.bounds.checksum)
+            self._environment = open_environment(path, map_bytes)
+            try:
+                self._environment.reader_check()
+                self._tables = Tables(self._environment, head.bounds, self._file)
+                with self._environment.begin() as txn:
+                    self._state = self._tables.state(txn)
+                    recovery = self._tables.recovery(txn, self._state)
+                self._room = Room(
+                    self._environment,
+                    self._file,
+                    self._latch,
+                    map_bytes=map_bytes,
+                    ballast_bytes=ballast_bytes,
+                )
+            except BaseException:
+                self._environment.close()
+                raise
+        self._recovery = msgspec.structs.replace(
+            recovery, end_is_proved=head.end_is_proved, bytes_read=head.bytes_read
+        )
+
+    @property
+    def recovery(self) -> Recovery:
+        return self._recovery
+
+    def write(self, batch: WriteBatch) -> None:
+        with self._failing():
+            self._write(batch)
+
+    def read(self, start: int, stop: int, bytes_max: int | None) -> list[Entry]:
+        with self._latch.shared(), translated(self._file), self._environment.begin(buffers=True) as txn:
+            return self._tables.read(txn, start, stop, bytes_max)
+
+    def maintain(self) -> None:
+        end = time.monotonic() + _MAINTAIN_S
+        with self._failing(), suppress(lmdb.MapFullError):
+            self._room.provide(None)
+            while self._state.garbage and time.monotonic() < end:
+                self._transact(None)
+
+    def stats(self) -> BackendStats:
+        with self._latch.shared(), translated(self._file), self._environment.begin() as txn:
+            page, live = self._tables.live_pages(txn)
+        sizes = [(self._path / name).stat().st_blocks * 512 for name in (DATA, LOCK)]
+        return BackendStats(sum(sizes), max(0, sizes[0] - page * live), len(sizes))
+
+    def close(self) -> None:
+        with self._latch.alone():
+            self._environment.close()
+
+    def _write(self, batch: WriteBatch) -> None:
+        reclaimed = False
+        while True:
+            roomy = self._room.provide(batch)
+            try:
+                return self._transact(batch)
+            except lmdb.MapFullError as error:
+                if roomy:
+                    self._room.enlarge_map()
+                elif reclaimed:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._file)) from error
+                else:
+                    self._reclaim()
+                    reclaimed = True
+
+    def _transact(self, batch: WriteBatch | None) -> None:
+        """One transaction: for `batch`, unless it was done already, or for a sweep alone."""
+        with self._environment.begin(write=True) as txn:
+            state = self._tables.state(txn, self._state)
+            if batch is None:
+                state = self._tables.sweep(txn, state, _SWEEP_KEYS_APART)
+            elif batch.number > state.bounds.number:
+                sweep_max = max(_SWEEP_KEYS, 2 * len(batch.entries))
+                effect = change(state.bounds, state.runs, batch)
+                state = self._tables.apply(txn, effect, batch, sweep_max)
+        self._state = state
+
+    def _reclaim(self) -> None:
+        """Turn garbage into free pages that the next transaction can use.
+
+        LMDB uses a page that a transaction freed again only in the second transaction after it.
+        """
+        self._room.provide(None)
+        with suppress(lmdb.MapFullError):
+            while self._state.garbage:
+                self._transact(None)
+            for _ in range(2):
+                self._transact(None)
+
+    @contextmanager
+    def _failing(self) -> Generator[None]:
+        """After an error that leaves the outcome unknown, only reading is left."""
+        try:
+            with translated(self._file):
+                yield
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                self._keep_reading()
+            raise
+        except Exception:
+            self._keep_reading()
+            raise
+
+    def _keep_reading(self) -> None:
+        """Open the environment again, for reading only: LMDB may refuse even that after a failed write."""
+        with self._latch.alone(), suppress(Exception):
+            self._environment.close()
+            self._environment = open_environment(self._path, 2**20, readonly=True)
+            self._tables = Tables(self._environment, self._state.bounds, self._file)

@@ -1,0 +1,95 @@
+"""Room for a write, made sure of before the write begins.
+
+A full disk reaches the caller of LMDB as EIO out of a commit, when it is too late to say what will be
+there. So the blocks that a transaction could need past the last used page of the data file are allocated
+before it begins. The last `ballast_bytes` of them are not for writes with entries: they let a vote or a
+purge go through on a full disk. When the disk has no room for more, LMDB's map is confined to what is
+allocated: then free pages inside the file can still be used, and a transaction that finds none ends
+without a trace.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import lmdb
+
+from raftstore.batch import WriteBatch
+from raftstore_lmdb._datafile import extend
+from raftstore_lmdb._latch import ReadersLatch
+from raftstore_lmdb._records import ENTRY_OVERHEAD
+
+_GROWTH_BYTES: Final = 2**20
+"""The data file grows by at least this much at a time."""
+_FIXED_PAGES: Final = 128
+"""For the tree pages that any transaction copies, and those that a sweep touches."""
+_FREE_LIST_SHARE: Final = 256
+"""The lists of free pages take at most 8 bytes for a page of 4096, once; this allows for twice that."""
+_NODE_OVERHEAD: Final = 8 + 8 + 2
+"""Of a key with its value in a page: LMDB's header, our key, its place in the page's table."""
+_INLINE_MAX: Final = 1024
+"""Values up to this waste less than half of a page."""
+
+
+class Room:
+    """Keeps the data file longer than any transaction needs, and LMDB's map as large as it may be."""
+
+    def __init__(
+        self,
+        environment: lmdb.Environment,
+        file: Path,
+        latch: ReadersLatch,
+        *,
+        map_bytes: int,
+        ballast_bytes: int,
+    ) -> None:
+        self._environment, self._file, self._latch = environment, file, latch
+        self._page = environment.stat()["psize"]
+        self._map_bytes = max(map_bytes // self._page * self._page, environment.info()["map_size"])
+        self._ballast_bytes = ballast_bytes
+        self._allocated = file.stat().st_size
+
+    def provide(self, batch: WriteBatch | None) -> bool:
+        """Have room for `batch`, or for a sweep, in the file; the ballast stays beyond it.
+
+        False if the disk is full: then LMDB is confined to what is allocated, for a write with entries
+        without the ballast.
+        """
+        used = (self._environment.info()["last_pgno"] + 1) * self._page
+        wanted = used + self._need(batch, used) + self._ballast_bytes
+        if wanted <= self._allocated or self._extend(wanted):
+            self._set_map(self._map_bytes)
+            return True
+        kept_back = self._ballast_bytes if batch is not None and batch.entries else 0
+        self._set_map(max(used, self._allocated - kept_back))
+        return False
+
+    def enlarge_map(self) -> None:
+        """Double the map, which is full. Waits for the readers that run."""
+        self._map_bytes *= 2
+        self._set_map(self._map_bytes)
+
+    def _set_map(self, size: int) -> None:
+        size = size // self._page * self._page
+        if self._environment.info()["map_size"] != size:
+            with self._latch.alone():
+                self._environment.set_mapsize(size)
+
+    def _extend(self, wanted: int) -> bool:
+        done = extend(self._file, wanted + _GROWTH_BYTES) or extend(self._file, wanted)
+        self._allocated = self._file.stat().st_size
+        return done
+
+    def _need(self, batch: WriteBatch | None, used: int) -> int:
+        """At most so many bytes of new pages does a transaction for `batch` take past the used ones."""
+        size = _FIXED_PAGES * self._page + used // _FREE_LIST_SHARE
+        if batch is None:
+            return size
+        size += sum(self._value_bytes(ENTRY_OVERHEAD + len(entry.data)) for entry in batch.entries)
+        return size + sum(self._value_bytes(len(blob or b"")) for blob in (batch.hard_state, batch.meta))
+
+    def _value_bytes(self, size: int) -> int:
+        if size <= _INLINE_MAX:
+            return 2 * (size + _NODE_OVERHEAD)
+        return size + 2 * self._page

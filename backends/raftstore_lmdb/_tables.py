@@ -1,0 +1,213 @@
+"""Reads and changes the tables of an open store, within a transaction that the caller began."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import lmdb
+import msgspec
+
+from raftstore.backend import Recovery
+from raftstore.batch import WriteBatch
+from raftstore.entry import Entry, LogId
+from raftstore.errors import CorruptionError
+from raftstore_lmdb._change import Change
+from raftstore_lmdb._checksums import checksum
+from raftstore_lmdb._records import (
+    BOUNDS,
+    ENTRIES,
+    ENTRY_OVERHEAD,
+    HARD_STATE,
+    META,
+    TERMS,
+    Bounds,
+    decode_bounds,
+    decode_entry,
+    decode_key,
+    decode_runs,
+    encode_bounds,
+    encode_entry,
+    encode_key,
+    encode_run,
+    entry_damage,
+)
+
+_KEYS_AT_A_TIME: Final = 256
+"""How many values a read looks up before it copies them."""
+
+_META_PAGES: Final = 2
+
+if TYPE_CHECKING:
+    ReadTransaction: TypeAlias = lmdb.Transaction[memoryview]
+    WriteTransaction: TypeAlias = lmdb.Transaction[bytes]
+
+
+class State(msgspec.Struct, frozen=True):
+    """A bounds record, as bytes and decoded, with the term runs it speaks of."""
+
+    record: bytes
+    bounds: Bounds
+    runs: Sequence[LogId]
+
+    @property
+    def garbage(self) -> range:
+        """The indexes at or below the anchor that may still have keys."""
+        return range(self.bounds.floor, self.bounds.anchor.index + 1)
+
+
+class Tables:
+    """The two databases of an environment, and the records beside them. Holds no transaction."""
+
+    def __init__(self, environment: lmdb.Environment, bounds: Bounds, file: Path) -> None:
+        self.entries = environment.open_db(ENTRIES, create=False)
+        self.terms = environment.open_db(TERMS, create=False)
+        self._checksum = checksum(bounds.checksum)
+        self._file = file
+
+    def state(self, txn: WriteTransaction, known: State | None = None) -> State:
+        """What the transaction sees; `known` itself if that is still it. O(1), or O(runs)."""
+        record = txn.get(BOUNDS)
+        if known is not None and record == known.record:
+            return known
+        bounds = self._bounds(record)
+        with txn.cursor(self.terms) as cursor:
+            return State(bytes(record or b""), bounds, decode_runs(cursor, bounds))
+
+    def recovery(self, txn: WriteTransaction, state: State) -> Recovery:
+        """What opening reports of `state`. Raises `CorruptionError` if a blob is not what was written."""
+        bounds = state.bounds
+        return Recovery(
+            anchor=bounds.anchor,
+            last=bounds.last,
+            term_runs=state.runs,
+            hard_state=self._blob(txn, HARD_STATE, bounds.hard_state),
+            meta=self._blob(txn, META, bounds.meta),
+            number=bounds.number,
+        )
+
+    def read(self, txn: ReadTransaction, start: int, stop: int, bytes_max: int | None) -> list[Entry]:
+        """See `DiskBackend.read`.
+
+        Every key is searched from the root: going on to the next page is where LMDB aborts if it is damaged.
+        """
+        found: list[Entry] = []
+        size = 0
+        with txn.cursor(self.entries) as cursor:
+            for lowest in range(start, stop, _KEYS_AT_A_TIME):
+                indexes = range(lowest, min(stop, lowest + _KEYS_AT_A_TIME))
+                rows = cursor.getmulti([encode_key(index) for index in indexes])
+                for index, (key, value) in zip(indexes, rows, strict=False):
+                    if decode_key(bytes(key)) != index:
+                        raise self._absent(txn, index)
+                    size += len(value) - ENTRY_OVERHEAD
+                    if found and bytes_max is not None and size > bytes_max:
+                        return found
+                    found.append(decode_entry(index, value, self._checksum))
+                if len(rows) < len(indexes):
+                    raise self._absent(txn, indexes[len(rows)])
+        return found
+
+    def apply(self, txn: WriteTransaction, change: Change, batch: WriteBatch, sweep_max: int) -> State:
+        """Do `batch`, whose effect on the tables is `change`, and drop up to `sweep_max` garbage keys."""
+        self._drop(txn, change)
+        floor = self._sweep(txn, change.bounds, sweep_max)
+        self._put_entries(txn, batch.entries)
+        bounds = msgspec.structs.replace(
+            change.bounds,
+            floor=floor,
+            hard_state=self._put_blob(txn, HARD_STATE, batch.hard_state, change.bounds.hard_state),
+            meta=self._put_blob(txn, META, batch.meta, change.bounds.meta),
+        )
+        return self._put_bounds(txn, bounds, change.runs)
+
+    def sweep(self, txn: WriteTransaction, state: State, sweep_max: int) -> State:
+        """Drop up to `sweep_max` garbage keys, and change nothing else."""
+        floor = self._sweep(txn, state.bounds, sweep_max)
+        return self._put_bounds(txn, msgspec.structs.replace(state.bounds, floor=floor), state.runs)
+
+    def live_pages(self, txn: WriteTransaction) -> tuple[int, int]:
+        """The page size, and how many pages hold what is live or finds it. Garbage counts by its share."""
+        bounds = self._bounds(txn.get(BOUNDS))
+        share = (bounds.last.index - bounds.anchor.index) / max(txn.stat(self.entries)["entries"], 1)
+        entries = math.ceil(_tree_pages(txn, self.entries) * min(share, 1))
+        pages = _META_PAGES + _tree_pages(txn) + _tree_pages(txn, self.terms) + entries
+        return txn.stat()["psize"], pages
+
+    def _drop(self, txn: WriteTransaction, change: Change) -> None:
+        if change.clears:
+            txn.drop(self.entries, delete=False)
+        for index in change.drops:
+            txn.delete(encode_key(index), db=self.entries)
+        for run in change.runs_gone:
+            txn.delete(encode_key(run.index), db=self.terms)
+        for run in change.runs_new:
+            txn.put(*encode_run(run), db=self.terms)
+
+    def _sweep(self, txn: WriteTransaction, bounds: Bounds, sweep_max: int) -> int:
+        """Drop up to `sweep_max` keys from the floor to the anchor; the new floor."""
+        floor, stop = bounds.floor, bounds.anchor.index + 1
+        for _ in range(sweep_max):
+            if floor >= stop:
+                break
+            if txn.delete(encode_key(floor), db=self.entries):
+                floor += 1
+            else:
+                floor = self._next_key(txn, floor, stop)
+        return min(floor, stop)
+
+    def _next_key(self, txn: WriteTransaction, index: int, stop: int) -> int:
+        """The lowest key from `index` on, or `stop` if there is none below it."""
+        with txn.cursor(self.entries) as cursor:
+            return decode_key(cursor.key()) if cursor.set_range(encode_key(index)) else stop
+
+    def _put_entries(self, txn: WriteTransaction, entries: Sequence[Entry]) -> None:
+        if not entries:
+            return
+        rows = ((encode_key(entry.index), encode_entry(entry, self._checksum)) for entry in entries)
+        with txn.cursor(self.entries) as cursor:
+            taken = cursor.putmulti(rows, append=True)
+        if taken != (len(entries), len(entries)):
+            raise CorruptionError("there are entries above the last one", file=self._file)
+
+    def _put_blob(
+        self, txn: WriteTransaction, key: bytes, blob: bytes | None, seal: int | None
+    ) -> int | None:
+        """The checksum of the blob that is now at `key`."""
+        if blob is None:
+            return seal
+        txn.put(key, blob)
+        return self._checksum(blob, self._checksum(key, 0))
+
+    def _put_bounds(self, txn: WriteTransaction, bounds: Bounds, runs: Sequence[LogId]) -> State:
+        bounds = msgspec.structs.replace(bounds, transaction=txn.id())
+        record = encode_bounds(bounds)
+        txn.put(BOUNDS, record)
+        return State(record, bounds, runs)
+
+    def _blob(self, txn: WriteTransaction, key: bytes, seal: int | None) -> bytes | None:
+        if seal is None:
+            return None
+        blob = txn.get(key)
+        if blob is None or self._checksum(blob, self._checksum(key, 0)) != seal:
+            raise CorruptionError(f"the record {key.decode()!r} is not what was written", file=self._file)
+        return blob
+
+    def _bounds(self, record: bytes | memoryview | None) -> Bounds:
+        if record is None:
+            raise CorruptionError("the bounds record is missing", file=self._file)
+        return decode_bounds(bytes(record))
+
+    def _absent(self, txn: ReadTransaction, index: int) -> Exception:
+        """Why there is no key for `index`: the log changed meanwhile, or a key is lost."""
+        bounds = self._bounds(txn.get(BOUNDS))
+        if bounds.anchor.index < index <= bounds.last.index:
+            return entry_damage(index, "is missing")
+        return LookupError(index)
+
+
+def _tree_pages(txn: WriteTransaction, database: lmdb._Database | None = None) -> int:
+    stat = txn.stat(database)
+    return stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
