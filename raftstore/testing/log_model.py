@@ -222,8 +222,8 @@ class LogModel:
             return False
         if index <= self.last_index and self.term(index) == last_included.term:
             self.purge(index)
-            return False
-        self.reset(last_included)
+        else:
+            self.reset(last_included)
         return True
 
     @atomic
