@@ -1,0 +1,31 @@
+"""PySyncObj on raftstore: its journal, and messages that leave only when what they promise is durable.
+
+One call, and every journal of the process is a store (`journalFile` is a store's URL, or any path):
+
+    import raftstore.adapters.pysyncobj
+
+    raftstore.adapters.pysyncobj.install()
+    conf = SyncObjConf(journalFile="segmented:///var/lib/n1/raft")
+
+Without changing PySyncObj, for your own class:
+
+    class Counter(StoreSyncObj):
+        def __init__(self, node, others):
+            super().__init__(node, others, store="segmented:///var/lib/n1/raft")
+
+Term, vote and commit index are kept beside the entries. Needs `pysyncobj>=0.3.16`; importing this module
+raises `BackendMissingError` without it.
+"""
+
+from raftstore.adapters.pysyncobj.journal import RaftStoreJournal, StoreSource
+from raftstore.adapters.pysyncobj.patch import install
+from raftstore.adapters.pysyncobj.wiring import DurableTCPTransport, DurableTransportMixin, StoreSyncObj
+
+__all__ = [
+    "DurableTCPTransport",
+    "DurableTransportMixin",
+    "RaftStoreJournal",
+    "StoreSource",
+    "StoreSyncObj",
+    "install",
+]

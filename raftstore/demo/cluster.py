@@ -1,0 +1,157 @@
+"""The cluster: all nodes on one machine, and the questions that are asked of all of them."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from raftstore.demo.messages import Done, Dump, JournalKind, Line, NodeSpec, Plant, Write
+from raftstore.demo.process import NodeProcess
+from raftstore.demo.schedule import Kill
+
+SETTLE_S: Final = 60.0
+POLL_S: Final = 0.02
+OFFER_S: Final = 0.5
+
+
+class ClusterError(Exception):
+    """The cluster did not do what the demo needs: it says what, and what the nodes said last."""
+
+
+class Cluster:
+    """The nodes of one run, by name. Leaving the `with` block kills every process that it started."""
+
+    def __init__(
+        self,
+        directory: Path,
+        count: int,
+        store_url: Callable[[Path], str],
+        on_done: Callable[[Done], None],
+        *,
+        journal: JournalKind = "raftstore",
+        plant: Plant | None = None,
+    ) -> None:
+        addresses = [f"127.0.0.1:{port}" for port in free_ports(count)]
+        self.nodes: list[NodeProcess] = []
+        for number, address in enumerate(addresses, 1):
+            home = directory / f"n{number}"
+            home.mkdir()
+            store = store_url(home / "raft") if journal == "raftstore" else str(home / "journal")
+            others = tuple(other for other in addresses if other != address)
+            spec = NodeSpec(address, others, journal, store, plant)
+            self.nodes.append(NodeProcess(f"n{number}", spec, home / "stderr.txt", on_done))
+        self._directory = directory
+        self._journal = journal
+        self._markers = itertools.count(-1, -1)
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for node in self.nodes:
+            node.kill()
+
+    def start(self) -> None:
+        """Start all nodes, and return when there is a leader."""
+        for node in self.nodes:
+            node.start()
+        self.wait_ready()
+
+    def wait_ready(self) -> None:
+        """Return when every node runs and has caught up with a leader."""
+        self._wait(
+            lambda: all(node.status.is_ready for node in self.nodes), "no leader that all nodes follow"
+        )
+
+    def kill(self, node: NodeProcess) -> None:
+        """SIGKILL. PySyncObj's own journal also loses what was never synced, as in a power cut."""
+        node.kill()
+        if self._journal == "pysyncobj":
+            drop_unsynced(Path(node.spec.store))
+
+    def kill_all(self) -> None:
+        """SIGKILL to every node, one right after the other."""
+        for node in self.nodes:
+            self.kill(node)
+
+    def victim(self, kill: Kill) -> NodeProcess:
+        """The running node that plays the kill's role now; a follower if there is no leader."""
+        leaders = [node for node in self.nodes if node.status.is_leader]
+        newest = max(leaders, key=lambda node: node.status.term, default=None)
+        if kill.role == "leader" and newest is not None:
+            return newest
+        followers = [node for node in self.nodes if node is not newest]
+        return followers[int(kill.pick * len(followers))]
+
+    def settle(self) -> None:
+        """Return when every node applied everything that any node acknowledged before this call.
+
+        A marker is written until one gets through, and every node has applied it or a later one.
+        """
+        first = next(self._markers)
+        marker, deadline, offer_at = first, time.monotonic() + SETTLE_S, 0.0
+        while not all(node.status.marker <= first for node in self.nodes):
+            self._check(deadline, "not every node caught up")
+            if time.monotonic() >= offer_at:
+                self.nodes[-marker % len(self.nodes)].send(Write(marker, ""))
+                marker, offer_at = next(self._markers), time.monotonic() + OFFER_S
+            time.sleep(POLL_S)
+
+    def machines(self) -> dict[str, list[Line]]:
+        """The state machine of every node, by name."""
+        return {node.name: self._dump(node) for node in self.nodes}
+
+    def _dump(self, node: NodeProcess) -> list[Line]:
+        path = self._directory / f"{node.name}-{node.starts}.lines"
+        node.dumped = None
+        node.send(Dump(str(path)))
+        self._wait(lambda: node.dumped == str(path), f"{node.name} does not show its state machine")
+        lines = msgspec.json.Decoder(Line).decode_lines(path.read_bytes())
+        path.unlink()
+        return lines
+
+    def _wait(self, condition: Callable[[], bool], problem: str) -> None:
+        deadline = time.monotonic() + SETTLE_S
+        while not condition():
+            self._check(deadline, problem)
+            time.sleep(POLL_S)
+
+    def _check(self, deadline: float, problem: str) -> None:
+        """Raise `ClusterError` if the time is up or a process is gone that should be there."""
+        gone = [node for node in self.nodes if node.pid is not None and not node.is_running]
+        if gone or time.monotonic() > deadline:
+            problem = f"{gone[0].name} ended by itself" if gone else f"{problem} after {SETTLE_S:.0f} s"
+            raise ClusterError("\n".join([problem, *(self._quote(node) for node in gone or self.nodes)]))
+
+    def _quote(self, node: NodeProcess) -> str:
+        return f"--- {node.name}, {node.status}:\n{node.last_words()}"
+
+
+def drop_unsynced(journal: Path) -> None:
+    """Leave of a PySyncObj journal what its process had made durable: nothing.
+
+    PySyncObj writes its journal through a memory map and its term and vote by rename, and calls neither
+    msync nor fsync before it is closed in order. Until the kernel writes dirty pages back by itself,
+    usually after half a minute, a power cut may leave nothing of them: not even the files' names. A demo run
+    is shorter than that. What only SIGKILL would do to it can be seen nowhere here: the page cache survives.
+    """
+    for path in (journal, journal.with_name(journal.name + ".meta")):
+        path.unlink(missing_ok=True)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that were free a moment ago, all different."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()

@@ -1,0 +1,187 @@
+"""One run of the demo from the first process to the verdict."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Final, Protocol
+
+import msgspec
+
+from raftstore.config import StoreConfig
+from raftstore.demo.cluster import Cluster
+from raftstore.demo.ledger import Ledger
+from raftstore.demo.messages import JournalKind, Plant
+from raftstore.demo.process import NodeProcess
+from raftstore.demo.schedule import Kill, plan
+from raftstore.demo.text import lines
+from raftstore.demo.verdict import Verdict, compare
+from raftstore.demo.writers import Writers
+
+LAST_WRITES_S: Final = 1.0
+"""How long the clients write before all nodes are killed at once."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What to run. `store` is a config whose path does not matter: each node gets its own."""
+
+    store: StoreConfig
+    nodes: int = 3
+    seconds: float = 15.0
+    kills: int = 6
+    seed: int = 1
+    input: Path | None = None
+    journal: JournalKind = "raftstore"
+    plant: Plant | None = None
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run found."""
+
+    alive: Verdict
+    """After the single kills, with all nodes up."""
+    restarted: Verdict
+    """After all nodes were killed at once and started from their disks."""
+    kills: int
+    fsyncs: int
+    """Of all nodes, as far as the killed ones had reported."""
+    entries_per_fsync: float
+    latency_p50_ms: float
+    latency_p99_ms: float
+    sent: int
+    seconds: float
+
+    @property
+    def is_good(self) -> bool:
+        return self.alive.is_good and self.restarted.is_good
+
+
+class Watcher(Protocol):
+    """What a run tells while it goes on."""
+
+    def planned(self, kills: list[Kill]) -> None:
+        """Once, before anything starts."""
+        ...
+
+    def event(self, seconds: float, text: str) -> None:
+        """Something worth a line, `seconds` after the clients began."""
+        ...
+
+    def progress(self, done: float, acknowledged: int) -> None:
+        """Several times a second; `done` is 0..1."""
+        ...
+
+
+class Session:
+    """A run: call `run` once."""
+
+    def __init__(self, settings: Settings, watcher: Watcher) -> None:
+        self._settings = settings
+        self._watcher = watcher
+        self._ledger = Ledger()
+        self._writers = Writers(lines(settings.input), self._ledger)
+        self._began = time.monotonic()
+
+    def run(self) -> Outcome:
+        """Play the whole run and compare. Leaves no process and no file behind, whatever happens.
+
+        Raises `ClusterError` if the cluster could not be brought to the point where it can be judged.
+        """
+        kills = plan(self._settings.seed, self._settings.kills, self._settings.seconds)
+        self._watcher.planned(kills)
+        with (
+            tempfile.TemporaryDirectory(prefix="raftstore-demo-") as directory,
+            self._cluster(Path(directory)) as cluster,
+        ):
+            cluster.start()
+            self._began = time.monotonic()
+            self._tell(f"{len(cluster.nodes)} nodes are up, the clients begin")
+            self._single_kills(cluster, kills)
+            alive = self._compare(cluster)
+            self._all_at_once(cluster)
+            restarted = self._compare(cluster)
+            return self._outcome(cluster, alive, restarted)
+
+    def _cluster(self, directory: Path) -> Cluster:
+        settings = self._settings
+        return Cluster(
+            directory,
+            settings.nodes,
+            lambda path: msgspec.structs.replace(settings.store, path=path).to_url(),
+            self._writers.done,
+            journal=settings.journal,
+            plant=settings.plant,
+        )
+
+    def _single_kills(self, cluster: Cluster, kills: list[Kill]) -> None:
+        with self._writers.writing(cluster.nodes):
+            for kill in kills:
+                self._write_until(kill.at_s)
+                self._kill_and_restart(cluster, kill)
+            self._write_until(self._settings.seconds)
+
+    def _kill_and_restart(self, cluster: Cluster, kill: Kill) -> None:
+        cluster.wait_ready()
+        node = cluster.victim(kill)
+        role = "leader" if node.status.is_leader else "follower"
+        pid, in_flight = node.pid, self._writers.in_flight
+        cluster.kill(node)
+        self._tell(f"SIGKILL {role} {node.name} (pid {pid}) with {in_flight} lines under way")
+        self._write_until(self._seconds + kill.down_s)
+        node.start()
+        cluster.wait_ready()
+        self._tell(f"  {node.name} is back: {_opened(node)}")
+
+    def _all_at_once(self, cluster: Cluster) -> None:
+        with self._writers.writing(cluster.nodes):
+            self._write_until(self._seconds + LAST_WRITES_S)
+            in_flight = self._writers.in_flight
+            cluster.kill_all()
+        self._tell(f"SIGKILL all {len(cluster.nodes)} nodes at once with {in_flight} lines under way")
+        cluster.start()
+        for node in cluster.nodes:
+            self._tell(f"  {node.name} is back: {_opened(node)}")
+
+    def _compare(self, cluster: Cluster) -> Verdict:
+        cluster.settle()
+        verdict = compare(self._ledger.sent(), self._ledger.acknowledged(), cluster.machines())
+        self._tell(f"compared: {verdict.acknowledged:,} acknowledged, {verdict.lost:,} lost")
+        return verdict
+
+    def _outcome(self, cluster: Cluster, alive: Verdict, restarted: Verdict) -> Outcome:
+        fsyncs = sum(node.fsyncs for node in cluster.nodes)
+        entries = sum(node.entries_synced for node in cluster.nodes)
+        p50, p99 = self._ledger.latency_ms(0.5, 0.99)
+        return Outcome(
+            alive=alive,
+            restarted=restarted,
+            kills=self._settings.kills + len(cluster.nodes),
+            fsyncs=fsyncs,
+            entries_per_fsync=entries / fsyncs if fsyncs else 0.0,
+            latency_p50_ms=p50,
+            latency_p99_ms=p99,
+            sent=self._ledger.sent_count,
+            seconds=self._seconds,
+        )
+
+    @property
+    def _seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def _tell(self, text: str) -> None:
+        self._watcher.event(self._seconds, text)
+
+    def _write_until(self, seconds: float) -> None:
+        """Let the clients write until `seconds` after they began."""
+        while (left := seconds - self._seconds) > 0:
+            self._watcher.progress(
+                min(1.0, self._seconds / self._settings.seconds), self._ledger.acknowledged_count
+            )
+            time.sleep(min(left, 0.1))
+
+
+def _opened(node: NodeProcess) -> str:
+    if node.opened is None:
+        return "with what its disk kept"
+    return f"{node.opened.entries:,} entries in its journal, opened in {node.opened.seconds * 1000:.0f} ms"

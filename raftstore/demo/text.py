@@ -1,0 +1,35 @@
+"""The input of the demo: lines of real text, without end."""
+
+from __future__ import annotations
+
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def lines(file: Path | None) -> Iterator[str]:
+    """The lines of `file`, or of the installed standard library's modules, over and over.
+
+    Bytes that are not UTF-8 are shown as escapes. Raises `OSError` if a file cannot be read, `ValueError` if
+    there is no line in it.
+    """
+    files = [file] if file is not None else _standard_library()
+    while True:
+        count = 0
+        for path in files:
+            for line in _lines_of(path):
+                count += 1
+                yield line
+        if not count:
+            raise ValueError(f"there is no line to replicate in {file or 'the standard library'}")
+
+
+def _standard_library() -> list[Path]:
+    return sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
+
+
+def _lines_of(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8", errors="backslashreplace") as file:
+        for line in file:
+            if line.strip():
+                yield line.rstrip("\n")

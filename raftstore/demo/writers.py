@@ -1,0 +1,93 @@
+"""The clients: one a node, each keeping some lines under way at its own node, whatever happens to it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from raftstore.demo.ledger import Ledger
+from raftstore.demo.messages import Done, Write
+from raftstore.demo.process import NodeProcess
+
+WINDOW: Final = 64
+"""Lines that one client has under way."""
+GIVE_UP_S: Final = 2.0
+"""After this a client no longer waits for a line; if it is acknowledged later, it counts all the same."""
+PAUSE_S: Final = 0.02
+
+
+class Writers:
+    """The clients of all nodes. A line is sent once: without an answer its outcome is not known."""
+
+    def __init__(self, lines: Iterator[str], ledger: Ledger) -> None:
+        self._lines = lines
+        self._ledger = ledger
+        self._clients: list[_Client] = []
+        self._by_line: dict[int, _Client] = {}
+        # guards _lines
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def writing(self, nodes: list[NodeProcess]) -> Iterator[None]:
+        """Write to all `nodes` while the block runs."""
+        self._clients = [_Client(node) for node in nodes]
+        stop = threading.Event()
+        threads = [threading.Thread(target=self._run, args=(client, stop)) for client in self._clients]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+
+    @property
+    def in_flight(self) -> int:
+        """Lines under way now."""
+        return sum(len(client.waiting) for client in self._clients)
+
+    def done(self, message: Done) -> None:
+        """A node reports on a line. Markers are not the clients'."""
+        if message.id < 0:
+            return
+        if message.acknowledged:
+            self._ledger.acknowledge(message.id)
+        client = self._by_line.pop(message.id, None)
+        if client is not None:
+            client.waiting.pop(message.id, None)
+            client.changed.set()
+
+    def _run(self, client: _Client, stop: threading.Event) -> None:
+        while not stop.is_set():
+            client.give_up(time.monotonic() - GIVE_UP_S)
+            if len(client.waiting) < WINDOW and client.node.status.is_ready:
+                self._send(client)
+            else:
+                client.changed.wait(PAUSE_S)
+                client.changed.clear()
+
+    def _send(self, client: _Client) -> None:
+        with self._lock:
+            text = next(self._lines)
+        number = self._ledger.send(text)
+        self._by_line[number] = client
+        client.waiting[number] = time.monotonic()
+        client.node.send(Write(number, text))
+
+
+class _Client:
+    def __init__(self, node: NodeProcess) -> None:
+        self.node = node
+        self.waiting: dict[int, float] = {}
+        self.changed = threading.Event()
+
+    def give_up(self, before: float) -> None:
+        """Stop waiting for lines sent before this moment: their node was killed, or lost its leader."""
+        for number, sent_at in list(self.waiting.items()):
+            if sent_at >= before:
+                return
+            self.waiting.pop(number, None)
