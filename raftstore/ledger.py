@@ -1,0 +1,373 @@
+"""The books of one log: what is accepted, what is being written, what is durable, and who waits for what.
+
+No thread, no clock but for ages, no I/O: whoever calls holds the log's lock. Methods return the waiters
+that must be woken once it is released.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TypeVar
+
+from raftstore.batch import WriteBatch, merge
+from raftstore.entry import HardState
+from raftstore.errors import GapError, RaftStoreError, StoreFullError, TruncatedError
+from raftstore.fulldisk import rechain, sort_out
+from raftstore.hardstate import encode_hard_state
+from raftstore.operations import Operation, raised_commit
+from raftstore.policy import FlushPolicy, Pending
+from raftstore.room import Room, RoomWaiter
+from raftstore.view import View
+from raftstore.waiting import IndexWaiter, Waiter
+from raftstore.write import Write
+
+T = TypeVar("T")
+logger = logging.getLogger("raftstore")
+
+RETRY_FULL_S = 0.1
+"""How soon appends that a full disk refused are tried again, if they were acknowledged from memory."""
+
+
+def fresh(error: BaseException) -> BaseException:
+    """A copy to raise: one error object that several threads raise would gather all their tracebacks."""
+    copy = type(error)(*error.args)
+    copy.__cause__ = error.__cause__
+    return copy
+
+
+class Group:
+    """The writes of one flush, in the order of acceptance, and the batch that makes them durable."""
+
+    __slots__ = ("batch", "commit", "to_wake", "writes", "written")
+
+    def __init__(self, writes: list[Write], batch: WriteBatch | None, commit: int) -> None:
+        self.writes = writes
+        self.batch = batch
+        """None if the writes only wait."""
+        self.commit = commit
+        self.written = batch is None
+        self.to_wake: list[Waiter] = []
+
+    def disturbs(self, start: int, stop: int) -> bool:
+        """Whether it takes away an entry of [start, stop)."""
+        if self.batch is None:
+            return False
+        cut, anchor = self.batch.truncate_from, self.batch.anchor
+        return (cut is not None and cut < stop) or (anchor is not None and anchor.index >= start)
+
+
+class Ledger:
+    """Three places in the chain of writes: the accepted, the taken (being written), the durable."""
+
+    def __init__(self, found: Write, view: View, policy: FlushPolicy, room: Room, *, mem_first: bool) -> None:
+        self.accepted = self.taken = self.durable = found
+        self.view = view
+        self.room = room
+        self.mem_first = mem_first
+        self.durable_index = found.shape.last.index
+        self.persisted_commit = found.commit
+        self.written_number = found.number
+        """Of the last batch that the backend was given and has written."""
+        self.in_flight: Group | None = None
+        self.end: RaftStoreError | None = None
+        """Why nothing can be accepted any more, if so: the disk failed, or the log is closed."""
+        self.closing: RaftStoreError | None = None
+        """Set while the last flush runs: nothing more is accepted, what was accepted is still written."""
+        self.is_full = False
+        self.commit_raised_at = 0.0
+        self.last_flush_end = self.oldest_pending = time.monotonic()
+        self._policy = policy
+        self._retry_at = 0.0
+        self._index_waiters: list[IndexWaiter] = []
+
+    # --- acceptance --------------------------------------------------------------------------------------
+
+    def check_writable(self) -> None:
+        reason = self.end or self.closing
+        if reason is not None:
+            raise fresh(reason)
+
+    def accept(self, operation: Operation[T]) -> tuple[Write | None, T, list[Waiter]]:
+        """Decide `operation` against the accepted state; take its write in, if it makes one."""
+        self.check_writable()
+        write, result = operation.decide(self.accepted)
+        if write is None:
+            return None, result, []
+        if write.changes_nothing and self._is_settled(write):
+            write.done = True
+            return write, result, []
+        if self.accepted.number == self.taken.number:
+            self.oldest_pending = time.monotonic()
+        woken = [] if write.truncate_from is None else self._take_back(write.truncate_from)
+        self.accepted = write
+        if self.mem_first:
+            self._show()
+        return write, result, woken
+
+    def _is_settled(self, write: Write) -> bool:
+        """Whether there is nothing that `write`, a barrier, would have to wait for."""
+        is_durable = self.accepted.number == self.durable.number
+        return is_durable and not (write.urgent and self.has_stale_commit)
+
+    @property
+    def has_stale_commit(self) -> bool:
+        return self.accepted.commit != self.persisted_commit
+
+    def raise_commit(self, index: int) -> None:
+        self.check_writable()
+        if not self.has_stale_commit:
+            self.commit_raised_at = time.monotonic()
+        self.accepted.commit = raised_commit(self.accepted, index)
+
+    def _take_back(self, start: int) -> list[Waiter]:
+        """Entries from `start` on are about to go: whoever waits for one learns it."""
+        error = TruncatedError(f"a truncation from {start} took the entries back before they were durable")
+        woken: list[Waiter] = []
+        for write in self.undurable():
+            if write.entries and write.entries[-1].index >= start and not write.done:
+                write.error, write.done = error, True
+                woken += write.waiters
+        for waiting in self._index_waiters:
+            if waiting.index >= start:
+                waiting.error, waiting.done = error, True
+                woken += waiting.waiters
+        self._forget_done_waiters()
+        self.durable_index = max(min(self.durable_index, start - 1), self.view.shape.anchor.index)
+        return woken
+
+    def undurable(self) -> list[Write]:
+        """The accepted writes that are not durable, in order."""
+        return self._chain_after(self.durable)
+
+    def _chain_after(self, base: Write) -> list[Write]:
+        writes: list[Write] = []
+        write: Write | None = self.accepted
+        while write is not None and write.number > base.number:
+            writes.append(write)
+            write = write.previous
+        writes.reverse()
+        return writes
+
+    def _show(self) -> None:
+        """`MemFirst`: show what was accepted, up to the first write that is to be shown late."""
+        latest, previous = self.accepted, self.accepted.previous
+        if previous is not None and previous.number == self.view.number:
+            if not latest.visible_late:
+                self.view.apply((latest,))
+            return
+        self.view.apply(self._showable(self.durable))
+
+    def _showable(self, base: Write) -> list[Write]:
+        writes: list[Write] = []
+        for write in self._chain_after(base):
+            if write.visible_late:
+                break
+            writes.append(write)
+        return writes
+
+    def accept_last(self, operation: Operation[T], reason: RaftStoreError) -> Write | None:
+        """Accept `operation` as the last one: from here on `reason` is what callers get."""
+        write, _, _ = self.accept(operation)
+        self.closing = reason
+        return write
+
+    # --- waiting -----------------------------------------------------------------------------------------
+
+    def last_urgent(self) -> Write | None:
+        """The newest write that somebody wanted flushed at once, if it is not durable yet."""
+        return next((write for write in reversed(self.undurable()) if write.urgent), None)
+
+    def wait_for_index(self, index: int) -> IndexWaiter | None:
+        """Registers a wait for the entry that is now at `index`; None if it is durable."""
+        if index > self.accepted.shape.last.index:
+            raise GapError(f"there is no entry {index}: the last is {self.accepted.shape.last.index}")
+        if index <= max(self.durable_index, self.view.shape.anchor.index):
+            return None
+        self.check_writable()
+        waiting = IndexWaiter(index)
+        self._index_waiters.append(waiting)
+        return waiting
+
+    def _forget_done_waiters(self) -> None:
+        self._index_waiters = [waiting for waiting in self._index_waiters if not waiting.done]
+
+    def has_room(self, size: int) -> bool:
+        if size == 0:
+            return True
+        if self.is_full and self.mem_first:
+            return False
+        return self.room.is_free(size, self.pending_bytes, self.memory_bytes)
+
+    def queue_for_room(self, waiting: RoomWaiter) -> list[Waiter]:
+        self.check_writable()
+        self.room.queue.append(waiting)
+        return self.grant_room()
+
+    def grant_room(self) -> list[Waiter]:
+        if not self.room.queue or self.end is not None:
+            return []
+        return self.room.grant(self.pending_bytes, self.memory_bytes)
+
+    @property
+    def pending_bytes(self) -> int:
+        return self.accepted.bytes_total - self.durable.bytes_total
+
+    @property
+    def pending_entries(self) -> int:
+        return self.accepted.entries_total - self.durable.entries_total
+
+    @property
+    def memory_bytes(self) -> int:
+        return self.view.bytes
+
+    # --- when a flush is due -----------------------------------------------------------------------------
+
+    def due_s(self) -> float:
+        """Seconds until what was accepted should go to disk; infinite if nothing waits."""
+        newest, taken = self.accepted, self.taken
+        if newest.number == taken.number or self.end is not None:
+            return float("inf")
+        if newest.urgent_total > taken.urgent_total:
+            return 0.0
+        now = time.monotonic()
+        if self.is_full:
+            return self._retry_at - now
+        waiting = newest.bytes_total - taken.bytes_total
+        if self.room.queue or waiting >= self.room.pending_bytes_max:
+            return 0.0
+        entries = newest.entries_total - taken.entries_total
+        return self._ask_policy(
+            Pending(entries, waiting, now - self.oldest_pending, now - self.last_flush_end)
+        )
+
+    def _ask_policy(self, pending: Pending) -> float:
+        try:
+            return self._policy.due_s(pending)
+        except Exception:
+            logger.exception("the flush policy %r failed; flushing now", self._policy)
+            return 0.0
+
+    # --- one flush ---------------------------------------------------------------------------------------
+
+    def take(self) -> Group | None:
+        """What the next flush makes durable, all that is accepted; None if that is nothing."""
+        if self.in_flight is not None or self.end is not None:
+            return self.in_flight
+        newest = self.accepted
+        writes = self._chain_after(self.taken)
+        commit = min(newest.commit, newest.shape.last.index)
+        if not writes and commit == self.persisted_commit:
+            return None
+        group = Group(writes, self._batch(writes, commit), commit)
+        self.in_flight, self.taken = group, newest
+        return group
+
+    def _batch(self, writes: list[Write], commit: int) -> WriteBatch | None:
+        effective = [write for write in writes if not write.changes_nothing]
+        state = None
+        if commit != self.persisted_commit or any(write.state_change is not None for write in effective):
+            accepted = writes[-1].hard_state if writes else self.durable.hard_state
+            state = encode_hard_state(HardState(accepted.term, accepted.voted_for, commit))
+        if not effective:
+            number = writes[-1].number if writes else self._spare_number()
+            return None if state is None else WriteBatch(number, hard_state=state)
+        net = merge([write.batch() for write in effective])
+        return WriteBatch(writes[-1].number, net.truncate_from, net.anchor, net.entries, state, net.meta)
+
+    def _spare_number(self) -> int:
+        """A write number for a commit index that goes to disk alone: a write that changes nothing else."""
+        self.accepted.number += 1
+        self.view.number = self.accepted.number
+        return self.accepted.number
+
+    def settle(self, group: Group) -> None:
+        """`group` is durable: show it, move the watermark, find who waited. Repeating it changes nothing."""
+        newest = group.writes[-1] if group.writes else self.durable
+        shown = [*group.writes, *self._showable(newest)] if self.mem_first else group.writes
+        self.view.apply(shown)
+        self._complete(group)
+        if group.batch is not None:
+            self.written_number = group.batch.number
+            self.persisted_commit = group.commit if group.batch.hard_state else self.persisted_commit
+        self.durable = newest
+        newest.previous = None
+        self._move_watermark(group)
+        self.last_flush_end = time.monotonic()
+
+    def _complete(self, group: Group) -> None:
+        for write in group.writes:
+            if not write.done:
+                group.to_wake += write.waiters
+                write.done = True
+
+    def _move_watermark(self, group: Group) -> None:
+        """A truncation that is accepted but not durable keeps the watermark below it."""
+        index = self.durable.shape.last.index
+        if self.accepted.cuts_total != self.durable.cuts_total:
+            cuts = [write.truncate_from for write in self.undurable() if write.truncate_from is not None]
+            index = min(index, *(cut - 1 for cut in cuts))
+        self.durable_index = max(index, self.view.shape.anchor.index)
+        for waiting in self._index_waiters:
+            if waiting.index <= self.durable_index:
+                group.to_wake += waiting.waiters
+                waiting.done = True
+        if self._index_waiters:
+            self._forget_done_waiters()
+
+    def finish(self) -> list[Waiter]:
+        """The group in flight is settled and its waiters are woken: the next may be taken."""
+        self.is_full = self.is_full and self.accepted.number != self.durable.number
+        self.in_flight = None
+        return self.grant_room()
+
+    # --- when it goes wrong ------------------------------------------------------------------------------
+
+    def refuse(self, cause: OSError) -> tuple[Group | None, list[Waiter]]:
+        """The disk is full. What may go ahead becomes the group in flight; what is refused is woken."""
+        writes = self.undurable()
+        fates = sort_out(self.durable, writes, self.view.number)
+        newest = self.accepted
+        self.accepted = rechain(self.durable, fates, newest)
+        self.taken = fates.ahead[-1] if fates.ahead else self.durable
+        self.view.number = self.durable.number
+        self.is_full = bool(fates.kept)
+        self._retry_at = time.monotonic() + RETRY_FULL_S
+        woken = self._refuse_all(fates.refused, cause)
+        group = Group(fates.ahead, self._batch(fates.ahead, self.taken.commit), self.taken.commit)
+        self.in_flight = group if fates.ahead else None
+        if self.in_flight is None:
+            self.view.apply(fates.kept)
+        return self.in_flight, woken
+
+    def _refuse_all(self, refused: list[Write], cause: OSError) -> list[Waiter]:
+        error = StoreFullError("no room on the disk: nothing of this was written; purge, or make room")
+        error.__cause__ = cause
+        woken: list[Waiter] = []
+        for write in refused:
+            if not write.done:
+                write.error, write.done = error, True
+                woken += write.waiters
+        for waiting in self._index_waiters:
+            if waiting.index > self.accepted.shape.last.index:
+                waiting.error, waiting.done = error, True
+                woken += waiting.waiters
+        self._forget_done_waiters()
+        return woken
+
+    def stop(self, error: RaftStoreError) -> list[Waiter]:
+        """Nothing can be accepted or written any more: whoever waits, learns it. The first reason stays."""
+        if self.end is None:
+            self.end = error
+        woken: list[Waiter] = []
+        for write in self.undurable():
+            if not write.done:
+                write.error, write.done = self.end, True
+            woken += write.waiters
+        for waiting in self._index_waiters:
+            if not waiting.done:
+                waiting.error, waiting.done = self.end, True
+            woken += waiting.waiters
+        woken += [waiting.waiter for waiting in self.room.queue]
+        self.in_flight = None
+        return woken

@@ -1,0 +1,402 @@
+"""The way of a write: accepted, flushed together with others, published, acknowledged.
+
+One thread at a time leads: it takes what is accepted, hands it to the backend as one batch, and publishes it.
+A caller that waits for durability leads in its own thread if nobody does, and hands the lead to another
+sleeping caller when its own write is done; the flusher thread leads when there is none.
+
+An interrupt (Ctrl-C) may hit a leading thread anywhere. Each step of a flush can therefore be repeated, and
+`_shielded` repeats it until it is done, before the interrupt goes on.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from threading import Lock, get_ident
+from typing import TypeVar
+
+from raftstore.backend import DiskBackend
+from raftstore.errors import (
+    BackpressureError,
+    RaftStoreError,
+    StoreClosedError,
+    StoreFailedError,
+    StoreFullError,
+)
+from raftstore.ledger import Group, Ledger, fresh
+from raftstore.meter import Meter
+from raftstore.operations import Operation, barrier
+from raftstore.room import RoomWaiter
+from raftstore.waiting import IndexWaiter, ThreadWaiter, Waitable, Waiter, wake_all
+from raftstore.write import Write
+
+T = TypeVar("T")
+logger = logging.getLogger("raftstore")
+
+NOBODY = 0
+"""No thread has this identity."""
+COMMIT_DELAY_S = 0.5
+"""How long a raised commit index may wait for a write that carries it to disk."""
+IDLE_S = 0.1
+"""How long after a flush the flusher looks whether the log is idle."""
+
+
+class Pipeline:
+    """Runs operations on a `Ledger` and gets its writes to the backend."""
+
+    def __init__(self, backend: DiskBackend, ledger: Ledger, *, backpressure_timeout_s: float) -> None:
+        self.backend = backend
+        self.ledger = ledger
+        self.meter = Meter()
+        self.lock = Lock()  # Guards the ledger, the view and the three below; never held across I/O.
+        self._leader = NOBODY
+        self._sleepers: deque[tuple[Waitable, ThreadWaiter]] = deque()
+        self._in_callback: set[int] = set()
+        self._backpressure_timeout_s = backpressure_timeout_s if ledger.mem_first else None
+        self.wish: Callable[[float], None] = _ignore
+        """Set by the flusher: asks its thread to look again in so many seconds, at the latest."""
+        self.notify: Callable[[], None] = _nothing
+        """Set by the log: something became durable, or failed."""
+
+    # --- acceptance --------------------------------------------------------------------------------------
+
+    def run(self, operation: Operation[T]) -> T:
+        """Accept `operation` and wait until it is acknowledged."""
+        write, result = self.admit(operation)
+        target = self.acknowledgement(operation, write)
+        if target is not None:
+            self.wait(target)
+        return result
+
+    def admit(self, operation: Operation[T]) -> tuple[Write | None, T]:
+        """Accept `operation`, waiting for room if there is none."""
+        admitted = self.try_admit(operation)
+        if admitted is not None:
+            return admitted
+        if self.ledger.is_full:
+            self.run(barrier())  # Is there room on the disk again?
+        waiting = RoomWaiter(operation.size, ThreadWaiter())
+        self.queue_for_room(waiting)
+        try:
+            self._sleep_for_room(waiting)
+            return self.admit_granted(operation, waiting)
+        finally:
+            self.leave_room(waiting)
+
+    def try_admit(self, operation: Operation[T]) -> tuple[Write | None, T] | None:
+        """As `admit`, but None if there is no room."""
+        with self.lock:
+            if not self.ledger.has_room(operation.size):
+                self.ledger.check_writable()
+                return None
+            write, result, woken = self.ledger.accept(operation)
+        if woken:
+            wake_all(woken)
+        return write, result
+
+    def queue_for_room(self, waiting: RoomWaiter) -> None:
+        """Stand in the queue; `waiting.waiter` is woken when it is granted, or never will be."""
+        with self.lock:
+            woken = self.ledger.queue_for_room(waiting)
+        wake_all(woken)
+        self.schedule()
+
+    def admit_granted(self, operation: Operation[T], waiting: RoomWaiter) -> tuple[Write | None, T]:
+        """Accept `operation` in the room that was granted."""
+        with self.lock:
+            self.ledger.check_writable()
+            self.ledger.room.give_back(waiting)
+            write, result, woken = self.ledger.accept(operation)
+        wake_all(woken)
+        return write, result
+
+    def leave_room(self, waiting: RoomWaiter) -> None:
+        """Give back what was granted and not used, or leave the queue. Twice is fine."""
+        with self.lock:
+            self.ledger.room.give_back(waiting)
+            woken = self.ledger.grant_room()
+        wake_all(woken)
+
+    def _sleep_for_room(self, waiting: RoomWaiter) -> None:
+        assert isinstance(waiting.waiter, ThreadWaiter)
+        self._check_may_wait()
+        if not waiting.waiter.sleep(self._backpressure_timeout_s) and not waiting.granted:
+            raise self.no_room()
+
+    @property
+    def backpressure_timeout_s(self) -> float | None:
+        """None: a caller waits for room as long as it takes."""
+        return self._backpressure_timeout_s
+
+    def no_room(self) -> BackpressureError:
+        ledger = self.ledger
+        return BackpressureError(
+            f"no room within {self._backpressure_timeout_s} s: {ledger.pending_bytes} bytes wait for disk "
+            f"and {ledger.memory_bytes} are held in memory; try again later, purge, or raise the limits"
+        )
+
+    def commit_to(self, index: int) -> None:
+        """Raise the commit index. The next write carries it to disk, or the flusher does soon."""
+        with self.lock:
+            self.ledger.raise_commit(index)
+        self.wish(COMMIT_DELAY_S)
+
+    def close(self, reason: RaftStoreError) -> None:
+        """Make durable what was accepted, the commit index too; accept and write nothing any more.
+
+        Raises `StoreFullError` if acknowledged appends cannot be written: the log then stays open.
+        """
+        try:
+            with self.lock:
+                last = self.ledger.accept_last(barrier(), reason)
+            if last is not None:
+                self.wait(last)
+        except StoreFullError:
+            self.ledger.closing = None
+            raise
+        except (StoreFailedError, StoreClosedError):
+            pass  # There is nothing left to flush.
+        self.stop(reason)
+
+    # --- waiting -----------------------------------------------------------------------------------------
+
+    def acknowledgement(self, operation: Operation[T], write: Write | None) -> Write | None:
+        """What the caller of `operation` waits for before it may go on; None if it need not wait."""
+        if write is None:
+            if not operation.durable:
+                return None
+            with self.lock:
+                return self.ledger.last_urgent()
+        if operation.durable or not self.ledger.mem_first:
+            return write
+        self.schedule()
+        return None if write.number <= self.ledger.view.number else write
+
+    def wait(self, target: Waitable, timeout: float | None = None) -> None:
+        """Until `target` is done, leading flushes meanwhile; raises its error, or `TimeoutError`."""
+        if not target.done:
+            self._check_may_wait()
+            try:
+                self._wait(target, timeout)
+            except BaseException:
+                if self._leader == get_ident():  # An interrupt must not leave the lead with nobody.
+                    self._shielded(self._lead)
+                raise
+        if target.error is not None:
+            raise fresh(target.error)
+
+    def _wait(self, target: Waitable, timeout: float | None) -> None:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not target.done:
+            waiter = self._sleeper(target, may_lead=timeout is None)
+            if waiter is not None:
+                self._sleep(waiter, None if deadline is None else deadline - time.monotonic())
+            if self._leader == get_ident():
+                self._shielded(lambda: self._lead_until(target))
+
+    def _sleeper(self, target: Waitable, *, may_lead: bool) -> ThreadWaiter | None:
+        """Join those who sleep until `target` is done; None if it is, or if this thread leads instead."""
+        with self.lock:
+            if target.done:
+                return None
+            if may_lead and self._leader == NOBODY and self.ledger.due_s() <= 0:
+                self._leader = get_ident()
+                return None
+            waiter = ThreadWaiter()
+            target.waiters.append(waiter)
+            if may_lead:
+                self._sleepers.append((target, waiter))
+        self.schedule()
+        return waiter
+
+    def _sleep(self, waiter: ThreadWaiter, timeout: float | None) -> None:
+        woken = False
+        try:
+            woken = waiter.sleep(timeout)
+        finally:
+            if not woken:
+                waiter.gone = True
+        if not woken:
+            raise TimeoutError("not durable within the given time")
+
+    def wait_for_index(self, index: int) -> IndexWaiter | None:
+        """What is done once the entry that is now at `index` is durable; None if it is."""
+        with self.lock:
+            waiting = self.ledger.wait_for_index(index)
+        if waiting is not None:
+            self.schedule()
+        return waiting
+
+    def add_waiter(self, target: Waitable, waiter: Waiter) -> None:
+        """Wake `waiter` when `target` is done, at once if it is."""
+        with self.lock:
+            if not target.done:
+                target.waiters.append(waiter)
+                return
+        waiter.wake()
+
+    def _check_may_wait(self) -> None:
+        if get_ident() in self._in_callback:
+            raise RaftStoreError("a callback must not wait for the log: it would wait for itself")
+
+    def in_callback(self, callback: Callable[[], object]) -> None:
+        """Call `callback`, in which a call that waits raises instead. What it raises is logged."""
+        self._in_callback.add(get_ident())
+        try:
+            callback()
+        except Exception:
+            logger.exception("a callback of raftstore failed")
+        finally:
+            self._in_callback.discard(get_ident())
+
+    def schedule(self) -> None:
+        """See to it that the flusher thread leads once a flush is due, unless somebody leads already."""
+        with self.lock:
+            delay = self.ledger.due_s() if self._leader == NOBODY else _NEVER
+        if delay != _NEVER:
+            self.wish(delay)
+
+    # --- leading -----------------------------------------------------------------------------------------
+
+    def lead(self, upkeep: Callable[[], None] | None = None) -> bool:
+        """For the flusher: if nobody leads, do `upkeep`, then flush while a flush is due."""
+        with self.lock:
+            if self._leader != NOBODY:
+                return False
+            self._leader = get_ident()
+        if upkeep is not None:
+            try:
+                upkeep()
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    self.fail(error)
+            except Exception as error:  # noqa: BLE001
+                self.fail(error)
+        self._shielded(self._lead)
+        return True
+
+    def _lead_until(self, target: Waitable) -> None:
+        """Flush until `target` is done, or that cannot go on; then hand the lead on."""
+        while self._leader == get_ident() and not target.done and self.flush():
+            pass
+        self._hand_on()
+
+    def _lead(self) -> None:
+        """Finish the flush in flight, if any, flush while that is due, then hand the lead on."""
+        while self._leader == get_ident():
+            with self.lock:
+                due = self.ledger.in_flight is not None or self.ledger.due_s() <= 0
+            if not due or not self.flush():
+                break
+        self._hand_on()
+
+    def _hand_on(self) -> None:
+        """Give the lead to a sleeping caller if a flush is due, else to nobody."""
+        if self._leader != get_ident():
+            return
+        with self.lock:
+            chosen = self._next_leader() if self.ledger.due_s() <= 0 else None
+            self._leader = NOBODY if chosen is None else chosen.thread
+        if chosen is not None:
+            chosen.wake()
+        else:
+            self.schedule()
+
+    def _next_leader(self) -> ThreadWaiter | None:
+        while self._sleepers:
+            target, waiter = self._sleepers.popleft()
+            if not target.done and not waiter.gone:
+                return waiter
+        return None
+
+    def _shielded(self, step: Callable[[], None]) -> None:
+        """Do `step`, again from its beginning whenever an interrupt cuts it short; then let that go on."""
+        interrupt: BaseException | None = None
+        while True:
+            try:
+                step()
+                break
+            except Exception:
+                raise
+            except BaseException as error:  # noqa: BLE001
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
+
+    # --- one flush ---------------------------------------------------------------------------------------
+
+    def flush(self) -> bool:
+        """For whoever leads: take what is accepted, write it, publish it.
+
+        A raised commit index goes along. False if there is nothing, or it cannot go on now.
+        """
+        with self.lock:
+            group = self.ledger.take()
+        if group is None or not (group.written or self._write(group)):
+            return False
+        with self.lock:
+            self.ledger.settle(group)
+        wake_all(group.to_wake)
+        with self.lock:
+            woken = self.ledger.finish()
+        wake_all(woken)
+        self.notify()
+        self.wish(IDLE_S)
+        return True
+
+    def _write(self, group: Group) -> bool:
+        """Make `group` durable; False if it could not be, and has been dealt with."""
+        assert group.batch is not None
+        start = time.perf_counter()
+        try:
+            self.backend.write(group.batch)
+        except OSError as error:
+            if error.errno == errno.ENOSPC and group.batch.entries:
+                return self._refuse(error)
+            return self.fail(error)
+        except Exception as error:  # noqa: BLE001
+            return self.fail(error)
+        self.meter.flushed(time.perf_counter() - start, len(group.batch.entries))
+        group.written = True
+        return True
+
+    def _refuse(self, cause: OSError) -> bool:
+        """The disk is full: what may go ahead without entries is flushed instead."""
+        try:
+            with self.lock:
+                group, woken = self.ledger.refuse(cause)
+                wake_all(woken)
+        except BaseException as error:
+            self.fail(error)
+            raise
+        self.schedule()
+        return group is not None and self.flush()
+
+    def fail(self, cause: BaseException) -> bool:
+        """The outcome of a write is unknown: latch. Nothing more is written; whoever waits learns it."""
+        error = StoreFailedError(f"writing to the store failed ({cause!r}); open it again to recover")
+        error.__cause__ = cause
+        logger.error("the store failed: %r", cause)
+        self.stop(error)
+        return False
+
+    def stop(self, error: RaftStoreError) -> None:
+        """Accept and write nothing any more, because of `error`."""
+        with self.lock:
+            woken = self.ledger.stop(error)
+        wake_all(woken)
+        self.notify()
+
+
+_NEVER = float("inf")
+
+
+def _ignore(_delay_s: float) -> None:
+    pass
+
+
+def _nothing() -> None:
+    pass
