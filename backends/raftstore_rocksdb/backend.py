@@ -14,7 +14,7 @@ from raftstore.entry import Entry
 from raftstore.errors import CorruptionError, StoreClosedError
 from raftstore_rocksdb.child import LOOK_BYTES_PER_S, ChildFailedError, look_from_child
 from raftstore_rocksdb.engine import Engine
-from raftstore_rocksdb.failures import FULL
+from raftstore_rocksdb.failures import CLOSED, FULL
 from raftstore_rocksdb.files import DB, forget_wal, tighten, write_clean
 from raftstore_rocksdb.layout import ENTRY_OVERHEAD
 from raftstore_rocksdb.opening import open_engine, open_store
@@ -22,11 +22,9 @@ from raftstore_rocksdb.room import Room, no_room
 from raftstore_rocksdb.rows import Rows, rows_of
 from raftstore_rocksdb.shape import Shape
 from raftstore_rocksdb.state import read_entries, read_state
-from raftstore_rocksdb.upkeep import next_piece, stats_of
+from raftstore_rocksdb.upkeep import PIECE_BYTES, next_piece, stats_of
 
 OPEN_TIMEOUT_S: Final = 60.0
-FLUSH_BYTES_MIN: Final = 2 << 20
-"""An empty memtable counts for less."""
 
 
 class RocksdbBackend:
@@ -59,6 +57,7 @@ class RocksdbBackend:
         self._recovery = opened.recovery
         self._reading = threading.Lock()  # held by whoever reads, and while the engine is replaced or closed
         self._moves = 0  # odd while a write drops entries
+        self._tried = -1  # `_moves` when room was last looked for in what was dropped
         self._begun: int | None = None  # the write that may have reached RocksDB, though it did not return
         self._failed: Exception | None = None
         self._proved = opened.recovery.end_is_proved
@@ -87,7 +86,7 @@ class RocksdbBackend:
             self._shape = after if taken else self._shape
         except Exception as error:
             self._failed = error
-            raise
+            raise _unknown(error) from error
         finally:
             self._moves += drops
         if not taken:
@@ -109,12 +108,12 @@ class RocksdbBackend:
                 raise CorruptionError(message, file=self._path / DB, first_index=index) from None
 
     def maintain(self) -> None:
-        """Restore the ballast, and compact a bounded piece of what was purged. See `DiskBackend.maintain`."""
+        """Compact a piece of what was dropped, and restore the ballast. See `DiskBackend.maintain`."""
         engine = self._writable()
-        self._room.restore()
         piece = next_piece(engine.files(), self._shape)
         if piece is not None:
-            engine.compact(*piece)
+            self._compact(engine, piece)
+        self._room.restore()
         tighten(self._path)
 
     def stats(self) -> BackendStats:
@@ -128,8 +127,6 @@ class RocksdbBackend:
             engine, self._engine = self._engine, None
         if engine is None:
             return
-        with suppress(Exception):
-            engine.flush()
         engine.close()
         with suppress(OSError):
             self._mark_clean()
@@ -167,16 +164,24 @@ class RocksdbBackend:
         if not batch.entries:
             if not self._room.has(size):
                 self._room.release()
-        elif not (self._room.restore() and self._room.has(size)) and not self._regained(engine, payload):
+        elif not (self._room.restore() and self._room.has(size)) and not self._regained(payload):
             raise no_room(self._path, f"{size} bytes and the reserve do not fit")
 
-    def _regained(self, engine: Engine, payload: int) -> bool:
-        """Whether there is room once the memtables are in sorted files: without what was purged of them."""
-        held = engine.memtable_bytes()
-        if held < FLUSH_BYTES_MIN or not self._room.has(held):
+    def _regained(self, payload: int) -> bool:
+        """Whether there is room for `payload` once what was dropped is off the disk.
+
+        Tried once after each write that drops entries: it can take a second.
+        """
+        if self._tried == self._moves:
             return False
-        engine.flush()
-        return self._room.restore() and self._room.has(2 * payload + engine.memtable_bytes())
+        self._tried = self._moves
+        engine = self._open_engine()
+        if self._room.has(engine.memtable_bytes()):
+            engine.flush()
+        piece = next_piece(engine.files(), self._shape)
+        if piece is not None:
+            self._compact(engine, piece)
+        return self._room.restore() and self._room.has(2 * payload + self._open_engine().memtable_bytes())
 
     def _store(self, number: int, rows: Rows) -> bool:
         """Write `rows` durably. False if the disk is full, even without the ballast, and nothing of them is
@@ -185,22 +190,29 @@ class RocksdbBackend:
             try:
                 self._open_engine().apply(rows)
             except OSError as error:
-                if error.errno not in FULL:
+                if error.errno not in (*FULL, CLOSED):
                     raise
                 if self._reopen() == number:
                     return True
             else:
-                self._sync()
+                self._open_engine().sync()
                 return True
         return False
 
-    def _sync(self) -> None:
-        try:
-            self._open_engine().sync()
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
-            raise OSError(errno.EIO, f"unknown outcome: {error}") from error
+    def _compact(self, engine: Engine, piece: tuple[bytes, bytes]) -> None:
+        """Compact `piece`; on a full disk with the ballast's room, for that is how it gets room again.
+
+        RocksDB does not tell how it went, and once a compaction has found no room it tries none that could
+        need more than there is, whatever would be left of it. Opened again it does.
+        """
+        if self._room.has(PIECE_BYTES):
+            engine.compact(*piece)
+            return
+        self._room.release()
+        engine.compact(*piece)
+        if next_piece(engine.files(), self._shape) is not None:
+            self._reopen()
+            self._open_engine().compact(*piece)
 
     def _reopen(self) -> int:
         """Open RocksDB again after a full disk failed it, on the ballast's room, and say which write is the
@@ -209,7 +221,11 @@ class RocksdbBackend:
             self._open_engine().close()
             forget_wal(self._path)
             self._room.release()
-            self._engine = open_engine(self._path, self._room, self._write_buffer_bytes)
+            try:
+                self._engine = open_engine(self._path, self._room, self._write_buffer_bytes)
+            except Exception:
+                self._engine = Engine.read_only(self._path / DB)  # reads of what was durable go on
+                raise
             return read_state(self._engine).shape.number
 
     def _mark_clean(self) -> None:
@@ -217,3 +233,10 @@ class RocksdbBackend:
         if self._failed is None and self._proved:
             write_clean(self._path, self._shape.number)
             forget_wal(self._path)
+
+
+def _unknown(error: Exception) -> Exception:
+    """`error` as it may leave `write` when the outcome is not known: never as a full disk."""
+    if isinstance(error, OSError) and error.errno in FULL:
+        return OSError(errno.EIO, f"the outcome is unknown: {error}")
+    return error

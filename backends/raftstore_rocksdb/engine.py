@@ -12,6 +12,7 @@ import os
 import time
 import weakref
 from collections.abc import Generator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -150,8 +151,13 @@ class Engine:
         return self._db.property_int_value("rocksdb.cur-size-all-mem-tables") or 0
 
     def close(self) -> None:
-        """Release everything: files, memory, RocksDB's lock. Twice is fine."""
-        self._db.close()
+        """Release everything: files, memory, RocksDB's lock. Twice is fine.
+
+        rocksdict flushes the memtables first, and raises if that fails; RocksDB is closed all the same, and
+        what was synced is in its log.
+        """
+        with suppress(Exception):
+            self._db.close()
         _engines.discard(self)
 
     def abandon(self) -> None:

@@ -10,10 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from rocksdict import DbClosedError
+
 from raftstore.errors import CorruptionError, FormatError, StoreLockedError
 
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 """What a disk says that has no room left."""
+
+CLOSED: Final = errno.EBADF
+"""What an engine says that is closed: an interrupt may leave one so while it is opened again."""
 
 _NAMED: Final = {
     os.strerror(code): code
@@ -47,6 +52,8 @@ def translated() -> Generator[None]:
     """Raise RocksDB's failures inside as `CorruptionError`, `FormatError`, `OSError` or `StalledError`."""
     try:
         yield
+    except DbClosedError as error:
+        raise OSError(CLOSED, "RocksDB is closed") from error
     except Exception as error:
         if type(error) is not Exception:
             raise

@@ -32,9 +32,7 @@ from raftstore_rocksdb.rows import Rows
 from raftstore_rocksdb.shape import Shape
 from raftstore_rocksdb.state import read_state
 
-_KEPT_NOTE: Final = (
-    "RocksDB does not say what an unclean stop made it drop of its log: the log is kept."
-)
+_KEPT_NOTE: Final = "RocksDB does not say what an unclean stop made it drop of its log: the log is kept."
 _CREATION: Final = {CREATING}
 """What a crash during creation may leave."""
 
