@@ -153,9 +153,9 @@ def _decide(key: str, decide: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _frozen(backends: Options) -> Options:
-    """A read-only copy without the tables that say nothing."""
-    tables = {name: MappingProxyType(dict(options)) for name, options in backends.items() if options}
-    return MappingProxyType(tables)
+    """A read-only copy, in order, without the tables that say nothing."""
+    tables = {name: dict(sorted(backends[name].items())) for name in sorted(backends) if backends[name]}
+    return MappingProxyType({name: MappingProxyType(options) for name, options in tables.items()})
 
 
 def _utf8(path: Path) -> str:

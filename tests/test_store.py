@@ -248,7 +248,7 @@ class Disk:
             if (name == "open" and not new) or kwargs.get("dir_fd") is not None:
                 return call(*args, **kwargs)
             number = len(self.steps)
-            self.steps.append(f"{name} {args[0]}")
+            self.steps.append(f"{name} {file_of(args[0])}")
             if number == self.stop_at and not self.after:
                 raise Crash
             result = call(*args, **kwargs)
@@ -269,7 +269,7 @@ class Disk:
             source, target = Path(args[0]), Path(args[1])
             self.undo.append((source.parent, lambda: unname(target, source)))
         elif name == "fsync":
-            synced = Path(f"/proc/self/fd/{args[0]}").resolve()
+            synced = Path(file_of(args[0]))
             self.undo = [item for item in self.undo if item[0] != synced]
 
     def power_cut(self, kept: tuple[bool, ...]) -> None:
@@ -278,6 +278,10 @@ class Disk:
         for keep, (_, undo) in reversed(list(zip(kept, self.undo, strict=True))):
             if not keep:
                 undo()
+
+
+def file_of(target: Any) -> str:
+    return str(Path(f"/proc/self/fd/{target}").readlink()) if isinstance(target, int) else str(target)
 
 
 def lose(path: Path) -> None:
@@ -330,6 +334,13 @@ def test_making_a_store_that_a_crash_cut_at_any_step_is_finished_by_the_next_ope
         names = sorted(child.name for child in config.path.iterdir())
         assert names == [FORMAT, LOCK, WITNESS, "counter"], where
     assert images > 40
+
+
+def test_everything_that_the_new_engine_wrote_is_synced_before_the_store_exists(config: StoreConfig) -> None:
+    steps = creation_steps(config)
+    exists = steps.index(f"rename {config.path / FORMAT}.new")
+    assert f"fdatasync {config.path / 'counter.new' / 'number'}" in steps[:exists]
+    assert f"fsync {config.path / 'counter.new'}" in steps[:exists]
 
 
 def test_a_second_crash_while_the_leftovers_of_the_first_are_swept_away_is_survived(tmp_path: Path) -> None:
@@ -606,6 +617,23 @@ def test_closing_twice_leaves_no_descriptor_open_and_spares_those_of_others(conf
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_child_that_knows_nothing_does_not_keep_the_lock_that_its_parent_gave_back(
+    config: StoreConfig,
+) -> None:
+    store = open_store(config)
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    try:
+        store.close()
+        opened(config)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_forked_child_that_abandons_the_store_neither_frees_nor_keeps_the_lock(config: StoreConfig) -> None:
     store = open_store(config)
     told, tell = os.pipe()
@@ -678,6 +706,23 @@ def test_a_kill_before_the_first_note_is_not_taken_for_the_clean_close_before_it
     session(config, 9)
     opened(config)
     assert opened(config).acknowledged_missing == "unknown"
+
+
+def test_a_damaged_slot_that_may_have_said_in_use_leaves_no_clean_close(
+    config: StoreConfig, engine: type[Counter]
+) -> None:
+    config, engine.end_is_proved = with_(config, strategy=MemFirst()), True
+    session(config, 9)
+    in_use = (1 + read_sequence(config)) % 2
+    opened(config)
+    damage(config, in_use)
+    assert opened(config).acknowledged_missing == "unknown"
+
+
+def read_sequence(config: StoreConfig) -> int:
+    note = read_witness(config.path / WITNESS).note
+    assert note is not None
+    return note.sequence
 
 
 def test_a_missing_witness_is_made_again_and_told(config: StoreConfig) -> None:
