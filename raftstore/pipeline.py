@@ -264,7 +264,7 @@ class Pipeline:
     def lead(self, upkeep: Callable[[], None] | None = None) -> bool:
         """For the flusher: if nobody leads, do `upkeep`, then flush while a flush is due."""
         with self.lock:
-            if self._leader != NOBODY:
+            if self._leader != NOBODY or (upkeep is None and self.ledger.due_s() > 0):
                 return False
             self._leader = get_ident()
         if upkeep is not None:
