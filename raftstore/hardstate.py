@@ -51,7 +51,7 @@ def decode_hard_state(data: bytes | None) -> HardState:
         return HardState()
     try:
         stored = msgspec.msgpack.decode(data, type=_StoredHardState)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise CorruptionError(f"the hard state cannot be decoded: {error}") from error
     if stored.version != VERSION:
         raise CorruptionError(f"the hard state has version {stored.version}, known is {VERSION}")
@@ -72,7 +72,7 @@ def decode_meta(data: bytes | None) -> dict[str, bytes]:
         return {}
     try:
         stored = msgspec.msgpack.decode(data, type=_StoredMeta)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise CorruptionError(f"the metadata cannot be decoded: {error}") from error
     if stored.version != VERSION:
         raise CorruptionError(f"the metadata has version {stored.version}, known is {VERSION}")

@@ -22,7 +22,7 @@ The order of creation, and what a crash after each step leaves:
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from raftstore import registry
 from raftstore.backend import DiskBackend, Recovery
@@ -40,15 +40,13 @@ from raftstore.formatfile import read_format, write_format
 from raftstore.lock import StoreLock
 from raftstore.storeconfig import StoreConfig
 from raftstore.strategy import MemFirst
-from raftstore.witness import Note, Testimony, Witness, create_witness, read_witness
+from raftstore.witness import Missing, Testimony, Witness, create_witness, judge, read_witness
 
 FORMAT: Final = "FORMAT"
 LOCK: Final = "LOCK"
 WITNESS: Final = "WITNESS"
 _UNFINISHED: Final = {WITNESS, f"{WITNESS}.new", f"{FORMAT}.new"}
 _IGNORED: Final = {"lost+found"}
-
-Missing = Literal["no", "unknown", "yes"]
 
 
 class Store:
@@ -225,7 +223,7 @@ def _open_witness(config: StoreConfig, recovery: Recovery) -> tuple[Witness, Mis
         notes = (f"{path} was missing or damaged and was made again",)
     else:
         note = testimony.note
-        missing = _judge(note, recovery, is_whole=testimony.is_whole)
+        missing = judge(note, recovery, is_whole=testimony.is_whole)
     witness = Witness(path, note, volatile=isinstance(config.strategy, MemFirst))
     try:
         witness.mark_open(recovery.number)
@@ -240,20 +238,3 @@ def _read_if_there(path: Path) -> Testimony:
         return read_witness(path)
     except FileNotFoundError:
         return Testimony(None, is_whole=False)
-
-
-def _judge(note: Note, recovery: Recovery, *, is_whole: bool) -> Missing:
-    """Whether acknowledged writes are missing. `CorruptionError` if a durable one is known to be.
-
-    The witness confirms the end if it names the last write and nothing was begun after it: the log was
-    closed then, or no trace of a later write was found.
-    """
-    if recovery.number < note.number:
-        message = f"the log ends at write {recovery.number}, but write {note.number} was durable"
-        raise CorruptionError(f"{message}: rebuild the node from its peers, or restore a copy")
-    if note.volatile and not (note.clean and is_whole):
-        return "unknown"
-    if recovery.end_is_proved:
-        return "no"
-    nothing_after = is_whole and (note.clean or recovery.torn_bytes == 0)
-    return "no" if note.number == recovery.number and nothing_after else "unknown"

@@ -19,12 +19,14 @@ import os
 import struct
 import zlib
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
+from raftstore.backend import Recovery
 from raftstore.durable import open_regular, replace_file, sync_file
 from raftstore.entry import INDEX_MAX
+from raftstore.errors import CorruptionError
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,8 @@ _MAGIC: Final = b"RSWITNS1"
 _BODY: Final = struct.Struct("<8sQQI")
 _CHECK: Final = struct.Struct("<I")
 _CLEAN, _VOLATILE = 1, 2
+
+Missing = Literal["no", "unknown", "yes"]
 
 
 class Note(msgspec.Struct, frozen=True):
@@ -70,6 +74,23 @@ def create_witness(path: Path, number: int) -> Note:
     notes = [Note(sequence, number, clean=True, volatile=False) for sequence in (0, 1)]
     replace_file(path, b"".join(_encode(note).ljust(SLOT_BYTES, b"\0") for note in notes))
     return notes[1]
+
+
+def judge(note: Note, recovery: Recovery, *, is_whole: bool) -> Missing:
+    """Whether acknowledged writes are missing. `CorruptionError` if a durable one is known to be.
+
+    The witness confirms the end if it names the last write and nothing was begun after it: the log was
+    closed then, or no trace of a later write was found.
+    """
+    if recovery.number < note.number:
+        message = f"the log ends at write {recovery.number}, but write {note.number} was durable"
+        raise CorruptionError(f"{message}: rebuild the node from its peers, or restore a copy")
+    if note.volatile and not (note.clean and is_whole):
+        return "unknown"
+    if recovery.end_is_proved:
+        return "no"
+    nothing_after = is_whole and (note.clean or recovery.torn_bytes == 0)
+    return "no" if note.number == recovery.number and nothing_after else "unknown"
 
 
 class Witness:
