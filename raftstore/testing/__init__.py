@@ -3,6 +3,16 @@
 A third party's whole test file is a subclass of `BackendSuite` with one method.
 """
 
-from raftstore.testing.memory import MemoryBackend, MemoryDisk
+import pytest
 
-__all__ = ["MemoryBackend", "MemoryDisk"]
+pytest.register_assert_rewrite(
+    *(f"{__name__}.backend_{part}" for part in ("crashing", "machine", "opening", "reading", "writing")),
+    f"{__name__}.checked",
+    f"{__name__}.killing",
+)
+
+from raftstore.testing.backend_suite import BackendSuite  # noqa: E402  # asserts are rewritten on import
+from raftstore.testing.memory import MemoryBackend, MemoryDisk  # noqa: E402
+from raftstore.testing.model import ContractViolationError  # noqa: E402
+
+__all__ = ["BackendSuite", "ContractViolationError", "MemoryBackend", "MemoryDisk"]

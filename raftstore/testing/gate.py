@@ -14,7 +14,8 @@ class Gate:
     """Open, calls pass it. Closed, they wait at it until it opens or lets some pass. For any thread."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()  # guards the two below
+        self._lock = threading.RLock()  # guards the two below; entered directly, which no interrupt can split
+        self._changed = threading.Condition(self._lock)
         self._tickets: int | None = None  # how many may pass; None if it is open
         self._waiting = 0
 
@@ -25,18 +26,18 @@ class Gate:
 
     def close(self) -> None:
         """Whoever comes from now on waits."""
-        with self._changed:
+        with self._lock:
             self._tickets = 0
 
     def open(self) -> None:
         """Whoever waits goes on, and whoever comes passes."""
-        with self._changed:
+        with self._lock:
             self._tickets = None
             self._changed.notify_all()
 
     def let_pass(self, count: int = 1) -> None:
         """`count` of those who wait, or who come next, pass; the gate stays closed."""
-        with self._changed:
+        with self._lock:
             self._tickets = (self._tickets or 0) + count
             self._changed.notify_all()
 
@@ -51,13 +52,15 @@ class Gate:
 
     def wait_for_arrival(self, count: int = 1, timeout_s: float = 10.0) -> None:
         """Return when at least `count` calls wait at the gate. Raises `TimeoutError`."""
-        with self._changed:
+        with self._lock:
             if not self._changed.wait_for(lambda: self._waiting >= count, timeout_s):
                 raise TimeoutError(f"{self._waiting} of {count} calls came to the gate in {timeout_s} s")
 
     def pass_through(self) -> None:
         """Called by what is stopped here. Raises `TimeoutError` after `PATIENCE_S`."""
-        with self._changed:
+        if self._is_open():
+            return
+        with self._lock:
             self._waiting += 1
             self._changed.notify_all()
             try:
@@ -67,3 +70,6 @@ class Gate:
                     self._tickets -= 1
             finally:
                 self._waiting -= 1
+
+    def _is_open(self) -> bool:
+        return self._tickets is None

@@ -16,8 +16,7 @@ from __future__ import annotations
 import errno
 import threading
 from collections import deque
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -134,8 +133,12 @@ class MemoryDisk:
         self._step()
         with self.lock:
             owner.check_alive()
-            self.state.apply(batch)
-            self.writes.append(batch)
+            try:
+                self.writes.append(batch)
+                self.state.apply(batch)
+            except BaseException:  # an interrupt splits the two: the writes decide
+                self.state = Model.after(self.writes)
+                raise
         self.end_is_proved = False
 
     def sync(self, owner: MemoryBackend) -> None:
@@ -199,7 +202,8 @@ class MemoryBackend:
         return self._recovery
 
     def write(self, batch: WriteBatch) -> None:
-        with self._exclusive():
+        with self._claim():
+            self._check_may_write()
             self.disk.calls += 1
             self._check_repeat(batch)
             if batch.number == self.disk.state.number:
@@ -251,7 +255,8 @@ class MemoryBackend:
         return state.read(start, stop, bytes_max)
 
     def maintain(self) -> None:
-        with self._exclusive():
+        with self._claim():
+            self._check_may_write()
             self.disk.maintained += 1
             self.disk.raise_maintain_fault()
             self.disk.end_is_proved = True
@@ -263,7 +268,7 @@ class MemoryBackend:
     def close(self) -> None:
         if self._closed:
             return
-        with self._exclusive(closing=True):
+        with self._claim():
             self._closed = True
             if self.disk.owner is self:
                 self.disk.owner = None
@@ -279,17 +284,29 @@ class MemoryBackend:
         """End the simulated process and its power with it: `MemoryDisk.crash`."""
         self.disk.crash()
 
-    @contextmanager
-    def _exclusive(self, *, closing: bool = False) -> Generator[None]:
-        if not self._writer.acquire(blocking=False):
-            raise ContractViolationError("two of write, maintain and close at a time")
+    def write_and_kill(self, batches: Sequence[WriteBatch], acknowledged: int, instant: float) -> int:
+        """As `KillableStore` says. `instant` also chooses what of the unsynced steps the disk has kept."""
+        for batch in batches[:acknowledged]:
+            self.write(batch)
+        step, keeps = divmod(int(instant * 8), 2)
+        self.disk.die_in(step)
         try:
-            if not closing:
-                self.check_alive()
-                _demand(not self._failed, "only read, stats and close are allowed after a failed write")
-            yield
-        finally:
-            self._writer.release()
+            for batch in batches[acknowledged : acknowledged + 1]:
+                self.write(batch)
+                acknowledged += 1
+        except PowerCut:
+            pass
+        self.disk.crash(len(self.disk.writes) if keeps else None)
+        return acknowledged
+
+    def _claim(self) -> threading.Lock:
+        """The lock of the one call that may write; a plain lock, since no interrupt can split its `with`."""
+        _demand(not self._writer.locked(), "two of write, maintain and close at a time")
+        return self._writer
+
+    def _check_may_write(self) -> None:
+        self.check_alive()
+        _demand(not self._failed, "only read, stats and close are allowed after a failed write")
 
     def check_alive(self) -> None:
         """Raise unless this backend has its disk open."""
