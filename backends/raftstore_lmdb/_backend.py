@@ -13,12 +13,13 @@ from typing import Annotated, Final
 import lmdb
 import msgspec
 
-from raftstore.backend import BackendStats, Recovery
+from raftstore.backend import BackendStats, Examination, Recovery
 from raftstore.batch import WriteBatch
 from raftstore.entry import Entry
 from raftstore_lmdb import _checksums
 from raftstore_lmdb._change import change
-from raftstore_lmdb._datafile import DATA, LOCK, check_files, create, open_environment, settle
+from raftstore_lmdb._datafile import DATA, check_files, create, open_environment, settle, stats
+from raftstore_lmdb._examine import examine
 from raftstore_lmdb._failures import translated
 from raftstore_lmdb._latch import ReadersLatch
 from raftstore_lmdb._room import Room
@@ -60,9 +61,9 @@ class LmdbBackend:
             try:
                 self._environment.reader_check()
                 self._tables = Tables(self._environment, head.bounds, self._file)
-                with self._environment.begin() as txn:
+                with self._environment.begin(buffers=True) as txn:
                     self._state = self._tables.state(txn)
-                    recovery = self._tables.recovery(txn, self._state)
+                    recovery = self._tables.recovery(txn, self._state, head)
                 self._room = Room(
                     self._environment,
                     self._file,
@@ -70,12 +71,11 @@ class LmdbBackend:
                     map_bytes=map_bytes,
                     ballast_bytes=ballast_bytes,
                 )
+                self._room.provide(None)
             except BaseException:
                 self._environment.close()
                 raise
-        self._recovery = msgspec.structs.replace(
-            recovery, end_is_proved=head.end_is_proved, bytes_read=head.bytes_read
-        )
+        self._recovery = recovery
 
     @property
     def recovery(self) -> Recovery:
@@ -98,13 +98,16 @@ class LmdbBackend:
 
     def stats(self) -> BackendStats:
         with self._latch.shared(), translated(self._file), self._environment.begin() as txn:
-            page, live = self._tables.live_pages(txn)
-        sizes = [(self._path / name).stat().st_blocks * 512 for name in (DATA, LOCK)]
-        return BackendStats(sum(sizes), max(0, sizes[0] - page * live), len(sizes))
+            live = self._tables.live_bytes(txn)
+        return stats(self._path, live)
 
     def close(self) -> None:
         with self._latch.alone():
             self._environment.close()
+
+    @classmethod
+    def examine(cls, path: Path, *, deep: bool) -> Examination:
+        return examine(path, deep=deep)
 
     def _write(self, batch: WriteBatch) -> None:
         reclaimed = False

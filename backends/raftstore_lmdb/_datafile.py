@@ -13,6 +13,7 @@ from typing import Final
 
 import lmdb
 
+from raftstore.backend import BackendStats
 from raftstore.errors import CorruptionError
 from raftstore_lmdb._head import Head, read_head
 from raftstore_lmdb._records import BOUNDS, ENTRIES, TERMS, Bounds, encode_bounds
@@ -90,6 +91,7 @@ def settle(path: Path) -> Head:
     are, and synced. Each lies within one sector.
     """
     head = read_head(path / DATA)
+    shutil.rmtree(path / _NEW, ignore_errors=True)
     with _opened(path / DATA) as fd:
         for offset in (0, head.page_size):
             os.pwrite(fd, os.pread(fd, 512, offset), offset)
@@ -98,16 +100,17 @@ def settle(path: Path) -> Head:
     return head
 
 
-def extend(file: Path, size: int) -> bool:
-    """Make the file `size` bytes long, with blocks on the disk for all that is added.
+def extend(file: Path, start: int, stop: int) -> bool:
+    """Have blocks on the disk for the bytes from `start` to `stop`, and make the file at least that long.
 
-    False if there is no room for that.
+    False if there is no room for that; then the file is as long as before.
     """
     with _opened(file) as fd:
-        have = os.fstat(fd).st_size
+        length = os.fstat(fd).st_size
         try:
-            _allocate(fd, have, size - have)
+            _allocate(fd, start, stop - start)
         except OSError as error:
+            os.ftruncate(fd, length)
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
             return False
@@ -121,6 +124,13 @@ def _allocate(fd: int, offset: int, count: int) -> None:
     zeros = bytes(_ZEROS)
     for start in range(offset, offset + count, _ZEROS):
         os.pwrite(fd, zeros[: offset + count - start], start)
+
+
+def stats(path: Path, live_bytes: int) -> BackendStats:
+    """The sizes of the files that are there, of whose bytes in the data file `live_bytes` are needed."""
+    found = {name: (path / name).lstat().st_blocks * 512 for name in _FILES if (path / name).exists()}
+    reclaimable = max(0, found.get(DATA, 0) - live_bytes)
+    return BackendStats(bytes_on_disk=sum(found.values()), bytes_reclaimable=reclaimable, files=len(found))
 
 
 def sync(path: Path) -> None:

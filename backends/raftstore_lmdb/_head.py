@@ -28,7 +28,10 @@ _BRANCH, _LEAF, _META_PAGE = 0x01, 0x02, 0x08
 _BIG_VALUE = 0x01
 _DEPTH_MAX: Final = 8
 """Far more than a tree of five records can have."""
-NO_PAGE: Final = 2**64 - 1
+_UNPROVED: Final = (
+    "the older of LMDB's meta pages is not what it claims to be: the last transaction failed while it was "
+    "written, or the page was damaged and the last write is lost"
+)
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -42,6 +45,11 @@ class Head(msgspec.Struct, frozen=True):
     end_is_proved: bool
     """The older meta page was looked at too: the newer one is truly the last that was written."""
     bytes_read: int
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What an operator should know of it."""
+        return () if self.end_is_proved else (_UNPROVED,)
 
 
 class _Meta(msgspec.Struct, frozen=True):

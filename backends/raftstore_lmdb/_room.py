@@ -48,7 +48,7 @@ class Room:
         self._page = environment.stat()["psize"]
         self._map_bytes = max(map_bytes // self._page * self._page, environment.info()["map_size"])
         self._ballast_bytes = ballast_bytes
-        self._allocated = file.stat().st_size
+        self._allocated = self._used()
 
     def provide(self, batch: WriteBatch | None) -> bool:
         """Have room for `batch`, or for a sweep, in the file; the ballast stays beyond it.
@@ -56,7 +56,7 @@ class Room:
         False if the disk is full: then LMDB is confined to what is allocated, for a write with entries
         without the ballast.
         """
-        used = (self._environment.info()["last_pgno"] + 1) * self._page
+        used = self._used()
         wanted = used + self._need(batch, used) + self._ballast_bytes
         if wanted <= self._allocated or self._extend(wanted):
             self._set_map(self._map_bytes)
@@ -77,9 +77,14 @@ class Room:
                 self._environment.set_mapsize(size)
 
     def _extend(self, wanted: int) -> bool:
-        done = extend(self._file, wanted + _GROWTH_BYTES) or extend(self._file, wanted)
-        self._allocated = self._file.stat().st_size
-        return done
+        for size in (wanted + _GROWTH_BYTES, wanted):
+            if extend(self._file, self._allocated, size):
+                self._allocated = size
+                return True
+        return False
+
+    def _used(self) -> int:
+        return (self._environment.info()["last_pgno"] + 1) * self._page
 
     def _need(self, batch: WriteBatch | None, used: int) -> int:
         """At most so many bytes of new pages does a transaction for `batch` take past the used ones."""

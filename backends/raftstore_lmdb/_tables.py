@@ -16,6 +16,7 @@ from raftstore.entry import Entry, LogId
 from raftstore.errors import CorruptionError
 from raftstore_lmdb._change import Change
 from raftstore_lmdb._checksums import checksum
+from raftstore_lmdb._head import Head
 from raftstore_lmdb._records import (
     BOUNDS,
     ENTRIES,
@@ -24,6 +25,7 @@ from raftstore_lmdb._records import (
     META,
     TERMS,
     Bounds,
+    Seal,
     decode_bounds,
     decode_entry,
     decode_key,
@@ -33,6 +35,8 @@ from raftstore_lmdb._records import (
     encode_key,
     encode_run,
     entry_damage,
+    open_blob,
+    seal,
 )
 
 _KEYS_AT_A_TIME: Final = 256
@@ -43,6 +47,7 @@ _META_PAGES: Final = 2
 if TYPE_CHECKING:
     ReadTransaction: TypeAlias = lmdb.Transaction[memoryview]
     WriteTransaction: TypeAlias = lmdb.Transaction[bytes]
+    AnyTransaction: TypeAlias = lmdb.Transaction[memoryview] | lmdb.Transaction[bytes]
 
 
 class State(msgspec.Struct, frozen=True):
@@ -57,6 +62,12 @@ class State(msgspec.Struct, frozen=True):
         """The indexes at or below the anchor that may still have keys."""
         return range(self.bounds.floor, self.bounds.anchor.index + 1)
 
+    @property
+    def bytes_read(self) -> int:
+        """What it takes to read all that opening reports, besides the head of the file."""
+        seals = (self.bounds.hard_state, self.bounds.meta)
+        return len(self.record) + 16 * len(self.runs) + sum(seal.length for seal in seals if seal)
+
 
 class Tables:
     """The two databases of an environment, and the records beside them. Holds no transaction."""
@@ -67,7 +78,7 @@ class Tables:
         self._checksum = checksum(bounds.checksum)
         self._file = file
 
-    def state(self, txn: WriteTransaction, known: State | None = None) -> State:
+    def state(self, txn: AnyTransaction, known: State | None = None) -> State:
         """What the transaction sees; `known` itself if that is still it. O(1), or O(runs)."""
         record = txn.get(BOUNDS)
         if known is not None and record == known.record:
@@ -76,16 +87,19 @@ class Tables:
         with txn.cursor(self.terms) as cursor:
             return State(bytes(record or b""), bounds, decode_runs(cursor, bounds))
 
-    def recovery(self, txn: WriteTransaction, state: State) -> Recovery:
+    def recovery(self, txn: ReadTransaction, state: State, head: Head) -> Recovery:
         """What opening reports of `state`. Raises `CorruptionError` if a blob is not what was written."""
         bounds = state.bounds
         return Recovery(
             anchor=bounds.anchor,
             last=bounds.last,
             term_runs=state.runs,
-            hard_state=self._blob(txn, HARD_STATE, bounds.hard_state),
-            meta=self._blob(txn, META, bounds.meta),
+            hard_state=open_blob(HARD_STATE, txn.get(HARD_STATE), bounds.hard_state, self._checksum),
+            meta=open_blob(META, txn.get(META), bounds.meta, self._checksum),
             number=bounds.number,
+            end_is_proved=head.end_is_proved,
+            bytes_read=head.bytes_read + state.bytes_read,
+            notes=head.notes,
         )
 
     def read(self, txn: ReadTransaction, start: int, stop: int, bytes_max: int | None) -> list[Entry]:
@@ -105,7 +119,7 @@ class Tables:
                     size += len(value) - ENTRY_OVERHEAD
                     if found and bytes_max is not None and size > bytes_max:
                         return found
-                    found.append(decode_entry(index, value, self._checksum))
+                    found.append(decode_entry(index, value, self._checksum, self._file))
                 if len(rows) < len(indexes):
                     raise self._absent(txn, indexes[len(rows)])
         return found
@@ -128,13 +142,13 @@ class Tables:
         floor = self._sweep(txn, state.bounds, sweep_max)
         return self._put_bounds(txn, msgspec.structs.replace(state.bounds, floor=floor), state.runs)
 
-    def live_pages(self, txn: WriteTransaction) -> tuple[int, int]:
-        """The page size, and how many pages hold what is live or finds it. Garbage counts by its share."""
+    def live_bytes(self, txn: AnyTransaction) -> int:
+        """The bytes of the pages that hold what is live, or lead to it; garbage is estimated by its keys."""
         bounds = self._bounds(txn.get(BOUNDS))
         share = (bounds.last.index - bounds.anchor.index) / max(txn.stat(self.entries)["entries"], 1)
         entries = math.ceil(_tree_pages(txn, self.entries) * min(share, 1))
         pages = _META_PAGES + _tree_pages(txn) + _tree_pages(txn, self.terms) + entries
-        return txn.stat()["psize"], pages
+        return txn.stat()["psize"] * pages
 
     def _drop(self, txn: WriteTransaction, change: Change) -> None:
         if change.clears:
@@ -173,27 +187,19 @@ class Tables:
             raise CorruptionError("there are entries above the last one", file=self._file)
 
     def _put_blob(
-        self, txn: WriteTransaction, key: bytes, blob: bytes | None, seal: int | None
-    ) -> int | None:
-        """The checksum of the blob that is now at `key`."""
+        self, txn: WriteTransaction, key: bytes, blob: bytes | None, sealed: Seal | None
+    ) -> Seal | None:
+        """The seal of the blob that is now at `key`."""
         if blob is None:
-            return seal
+            return sealed
         txn.put(key, blob)
-        return self._checksum(blob, self._checksum(key, 0))
+        return seal(key, blob, self._checksum)
 
     def _put_bounds(self, txn: WriteTransaction, bounds: Bounds, runs: Sequence[LogId]) -> State:
         bounds = msgspec.structs.replace(bounds, transaction=txn.id())
         record = encode_bounds(bounds)
         txn.put(BOUNDS, record)
         return State(record, bounds, runs)
-
-    def _blob(self, txn: WriteTransaction, key: bytes, seal: int | None) -> bytes | None:
-        if seal is None:
-            return None
-        blob = txn.get(key)
-        if blob is None or self._checksum(blob, self._checksum(key, 0)) != seal:
-            raise CorruptionError(f"the record {key.decode()!r} is not what was written", file=self._file)
-        return blob
 
     def _bounds(self, record: bytes | memoryview | None) -> Bounds:
         if record is None:
@@ -204,10 +210,10 @@ class Tables:
         """Why there is no key for `index`: the log changed meanwhile, or a key is lost."""
         bounds = self._bounds(txn.get(BOUNDS))
         if bounds.anchor.index < index <= bounds.last.index:
-            return entry_damage(index, "is missing")
+            return entry_damage(index, "is missing", self._file)
         return LookupError(index)
 
 
-def _tree_pages(txn: WriteTransaction, database: lmdb._Database | None = None) -> int:
+def _tree_pages(txn: AnyTransaction, database: lmdb._Database | None = None) -> int:
     stat = txn.stat(database)
     return stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
