@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -47,6 +48,7 @@ class RocksdbBackend:
         open_timeout_s: float = OPEN_TIMEOUT_S,
     ) -> None:
         self._path = path
+        self._pid = os.getpid()
         self._write_buffer_bytes = write_buffer_bytes
         self._room = Room(path, ballast_bytes)
         opened = open_store(
@@ -122,7 +124,12 @@ class RocksdbBackend:
             return stats_of(self._path, self._open_engine(), self._shape)
 
     def close(self) -> None:
-        """Release everything; what was written stays. Never raises for a failed disk. Twice is fine."""
+        """Release everything; what was written stays. Never raises for a failed disk. Twice is fine.
+
+        In a forked child it does nothing: the store is the parent's.
+        """
+        if os.getpid() != self._pid:
+            return
         with self._reading:
             engine, self._engine = self._engine, None
         if engine is None:

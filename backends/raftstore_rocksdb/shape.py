@@ -50,7 +50,7 @@ class Shape(msgspec.Struct, frozen=True):
         return Shape(self.number, self.anchor, last, runs)
 
     def _anchored(self, anchor: LogId) -> Shape:
-        if anchor.index >= self.last.index:
+        if not self.runs or anchor.index >= self.last.index:
             return Shape(self.number, anchor, anchor, ())
         first = anchor.index + 1
         covering = max(bisect_right(self.runs, first, key=_INDEX) - 1, 0)
