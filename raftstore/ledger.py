@@ -103,6 +103,8 @@ class Ledger:
         self.accepted = write
         if self.mem_first:
             self._show()
+            if write.number > self.view.number and not write.urgent:
+                write.be_urgent()  # Its caller waits for what goes before it, which is being flushed.
         return write, result, woken
 
     def _is_settled(self, write: Write) -> bool:
@@ -210,6 +212,11 @@ class Ledger:
         return self.room.grant(self.pending_bytes, self.memory_bytes)
 
     @property
+    def has_pending(self) -> bool:
+        """Whether something is accepted and not being written yet."""
+        return self.accepted.number != self.taken.number
+
+    @property
     def pending_bytes(self) -> int:
         return self.accepted.bytes_total - self.durable.bytes_total
 
@@ -226,7 +233,7 @@ class Ledger:
     def due_s(self) -> float:
         """Seconds until what was accepted should go to disk; infinite if nothing waits."""
         newest, taken = self.accepted, self.taken
-        if newest.number == taken.number or self.end is not None:
+        if not self.has_pending or self.end is not None:
             return float("inf")
         if newest.urgent_total > taken.urgent_total:
             return 0.0
@@ -252,7 +259,9 @@ class Ledger:
 
     def take(self) -> Group | None:
         """What the next flush makes durable, all that is accepted; None if that is nothing."""
-        if self.in_flight is not None or self.end is not None:
+        if self.end is not None:
+            return None
+        if self.in_flight is not None:
             return self.in_flight
         newest = self.accepted
         writes = self._chain_after(self.taken)

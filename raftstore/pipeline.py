@@ -24,7 +24,6 @@ from raftstore.errors import (
     RaftStoreError,
     StoreClosedError,
     StoreFailedError,
-    StoreFullError,
 )
 from raftstore.ledger import Group, Ledger, fresh
 from raftstore.meter import Meter
@@ -40,6 +39,8 @@ NOBODY = 0
 """No thread has this identity."""
 COMMIT_DELAY_S = 0.5
 """How long a raised commit index may wait for a write that carries it to disk."""
+LOOK_UP_S = 1.0
+"""How long a caller sleeps before it looks whether an interrupt in another thread cost it its wake-up."""
 IDLE_S = 0.1
 """How long after a flush the flusher looks whether the log is idle."""
 
@@ -154,11 +155,11 @@ class Pipeline:
                 last = self.ledger.accept_last(barrier(), reason)
             if last is not None:
                 self.wait(last)
-        except StoreFullError:
-            self.ledger.closing = None
-            raise
         except (StoreFailedError, StoreClosedError):
             pass  # There is nothing left to flush.
+        except BaseException:
+            self.ledger.closing = None
+            raise
         self.stop(reason)
 
     # --- waiting -----------------------------------------------------------------------------------------
@@ -189,11 +190,11 @@ class Pipeline:
             raise fresh(target.error)
 
     def _wait(self, target: Waitable, timeout: float | None) -> None:
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = _NEVER if timeout is None else time.monotonic() + timeout
         while not target.done:
             waiter = self._sleeper(target, may_lead=timeout is None)
-            if waiter is not None:
-                self._sleep(waiter, None if deadline is None else deadline - time.monotonic())
+            if waiter is not None and not self._sleep(waiter, deadline):
+                raise TimeoutError(f"not durable within {timeout} s")
             if self._leader == get_ident():
                 self._shielded(lambda: self._lead_until(target))
 
@@ -212,15 +213,15 @@ class Pipeline:
         self.schedule()
         return waiter
 
-    def _sleep(self, waiter: ThreadWaiter, timeout: float | None) -> None:
+    def _sleep(self, waiter: ThreadWaiter, deadline: float) -> bool:
+        """False once `deadline` has passed. It may return before the target is done."""
         woken = False
+        left = deadline - time.monotonic()
         try:
-            woken = waiter.sleep(timeout)
+            woken = waiter.sleep(min(left, LOOK_UP_S))
         finally:
-            if not woken:
-                waiter.gone = True
-        if not woken:
-            raise TimeoutError("not durable within the given time")
+            waiter.gone = not woken
+        return woken or left > LOOK_UP_S
 
     def wait_for_index(self, index: int) -> IndexWaiter | None:
         """What is done once the entry that is now at `index` is durable; None if it is."""
@@ -299,6 +300,8 @@ class Pipeline:
             return
         with self.lock:
             chosen = self._next_leader() if self.ledger.due_s() <= 0 else None
+            if not self.ledger.has_pending:
+                self._sleepers.clear()
             self._leader = NOBODY if chosen is None else chosen.thread
         if chosen is not None:
             chosen.wake()
@@ -380,7 +383,7 @@ class Pipeline:
         error = StoreFailedError(f"writing to the store failed ({cause!r}); open it again to recover")
         error.__cause__ = cause
         logger.error("the store failed: %r", cause)
-        self.stop(error)
+        self._shielded(lambda: self.stop(error))
         return False
 
     def stop(self, error: RaftStoreError) -> None:

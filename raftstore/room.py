@@ -55,6 +55,7 @@ class Room:
     def give_back(self, waiting: RoomWaiter) -> None:
         """The caller is accepted, or has given up."""
         if waiting.granted:
+            waiting.granted = False
             self._granted -= waiting.size
         elif waiting in self.queue:
             self.queue.remove(waiting)

@@ -34,7 +34,7 @@ class RecoveryReport(msgspec.Struct, frozen=True):
 class Status(msgspec.Struct, frozen=True):
     """One snapshot of every number worth showing. Bytes, entries, milliseconds."""
 
-    state: Literal["open", "full", "failed", "closed"]
+    state: Literal["open", "full", "failed"]
     """full: the disk has no room, acknowledged appends wait for it. failed: reads only, open again."""
     first_index: int
     last_index: int

@@ -45,6 +45,8 @@ class Window:
     def extend(self, entries: Sequence[Entry], size: int) -> None:
         """Append `entries`, whose memory is `size`. Repeating it changes nothing."""
         at = entries[0].index - self.first
+        if at > len(self._entries):
+            raise AssertionError(f"a hole before {entries[0].index}: the window ends at {self.next_index}")
         if at == len(self._entries):
             self._entries.extend(entries)
             self.bytes += size

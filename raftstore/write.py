@@ -108,6 +108,11 @@ class Write:
         self.cuts_total = previous.cuts_total + (self.truncate_from is not None)
         self.urgent_total = previous.urgent_total + self.urgent
 
+    def be_urgent(self) -> None:
+        """Be flushed now, whatever the policy."""
+        self.urgent = True
+        self.urgent_total += 1
+
     def rebase(self, previous: Write, number: int) -> None:
         """Follow `previous` instead, as write `number`, because writes in between were refused."""
         commit = self.commit
