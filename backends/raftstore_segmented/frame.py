@@ -157,7 +157,7 @@ def to_little(values: array[int]) -> bytes:
 
 def from_little(typecode: str, data: bytes) -> array[int]:
     """The array of little-endian bytes; their length is a multiple of the item's."""
-    values = array(typecode)
+    values: array[int] = array(typecode)
     values.frombytes(data)
     if not _LITTLE:
         values.byteswap()
