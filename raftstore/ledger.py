@@ -312,17 +312,20 @@ class Ledger:
 
     def _move_watermark(self, group: Group) -> None:
         """A truncation that is accepted but not durable keeps the watermark below it."""
-        index = self.durable.shape.last.index
-        if self.accepted.cuts_total != self.durable.cuts_total:
-            cuts = [write.truncate_from for write in self.undurable() if write.truncate_from is not None]
-            index = min(index, *(cut - 1 for cut in cuts))
-        self.durable_index = max(index, self.view.shape.anchor.index)
+        self.durable_index = self._watermark()
         for waiting in self._index_waiters:
             if waiting.index <= self.durable_index:
                 group.to_wake += waiting.waiters
                 waiting.done = True
         if self._index_waiters:
             self._forget_done_waiters()
+
+    def _watermark(self) -> int:
+        index = self.durable.shape.last.index
+        if self.accepted.cuts_total != self.durable.cuts_total:
+            cuts = [write.truncate_from for write in self.undurable() if write.truncate_from is not None]
+            index = min(index, *(cut - 1 for cut in cuts))
+        return max(index, self.view.shape.anchor.index)
 
     def finish(self) -> list[Waiter]:
         """The group in flight is settled and its waiters are woken: the next may be taken."""
@@ -342,6 +345,7 @@ class Ledger:
         self.view.number = self.durable.number
         self.is_full = bool(fates.kept)
         self._retry_at = time.monotonic() + RETRY_FULL_S
+        self.durable_index = self._watermark()
         woken = self._refuse_all(fates.refused, cause)
         group = Group(fates.ahead, self._batch(fates.ahead, self.taken.commit), self.taken.commit)
         self.in_flight = group if fates.ahead else None

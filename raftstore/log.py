@@ -306,6 +306,7 @@ class RaftLog:
         `TimeoutError` after `timeout` seconds, `StoreFailedError`.
         """
         self._session.check_process()
+        self._pipeline.check_may_wait()
         target = self._pipeline.wait_for_index(index)
         if target is not None:
             self._pipeline.wait(target, timeout)

@@ -23,6 +23,7 @@ class Notifier:
         self._lock = Lock()  # Guards the two below.
         self._subscribers: list[DurableCallback] = []
         self._thread: Thread | None = None
+        self._closed = False
         self._told = pipeline.ledger.durable_index
         pipeline.notify = self.durability_changed
 
@@ -41,9 +42,12 @@ class Notifier:
             self._subscribers = left
 
     def call_later(self, callback: Callable[[], object]) -> None:
-        """Call `callback` in the notifier's thread."""
-        self._start()
-        self._queue.put(callback)
+        """Call `callback` in the notifier's thread; in this one if the log is closed."""
+        if self._closed:
+            self._call(callback)
+        else:
+            self._start()
+            self._queue.put(callback)
 
     def durability_changed(self) -> None:
         if self._subscribers:
@@ -73,6 +77,7 @@ class Notifier:
             logger.exception("a callback of raftstore failed")
 
     def close(self) -> None:
+        self._closed = True
         thread = self._thread
         if thread is not None:
             self._queue.put(None)

@@ -66,6 +66,7 @@ class Pipeline:
 
     def run(self, operation: Operation[T]) -> T:
         """Accept `operation` and wait until it is acknowledged."""
+        self.check_may_wait()
         write, result = self.admit(operation)
         target = self.acknowledgement(operation, write)
         if target is not None:
@@ -77,6 +78,7 @@ class Pipeline:
         admitted = self.try_admit(operation)
         if admitted is not None:
             return admitted
+        self.check_may_wait()
         if self.ledger.is_full:
             self.run(barrier())  # Is there room on the disk again?
         waiting = RoomWaiter(operation.size, ThreadWaiter())
@@ -123,7 +125,6 @@ class Pipeline:
 
     def _sleep_for_room(self, waiting: RoomWaiter) -> None:
         assert isinstance(waiting.waiter, ThreadWaiter)
-        self._check_may_wait()
         if not waiting.waiter.sleep(self._backpressure_timeout_s) and not waiting.granted:
             raise self.no_room()
 
@@ -150,6 +151,7 @@ class Pipeline:
 
         Raises `StoreFullError` if acknowledged appends cannot be written: the log then stays open.
         """
+        self.check_may_wait()
         try:
             with self.lock:
                 last = self.ledger.accept_last(barrier(), reason)
@@ -179,7 +181,7 @@ class Pipeline:
     def wait(self, target: Waitable, timeout: float | None = None) -> None:
         """Until `target` is done, leading flushes meanwhile; raises its error, or `TimeoutError`."""
         if not target.done:
-            self._check_may_wait()
+            self.check_may_wait()
             try:
                 self._wait(target, timeout)
             except BaseException:
@@ -239,8 +241,9 @@ class Pipeline:
                 return
         waiter.wake()
 
-    def _check_may_wait(self) -> None:
-        if get_ident() in self._in_callback:
+    def check_may_wait(self) -> None:
+        """Raise `RaftStoreError` in a callback, before anything is changed."""
+        if self._in_callback and get_ident() in self._in_callback:
             raise RaftStoreError("a callback must not wait for the log: it would wait for itself")
 
     def in_callback(self, callback: Callable[[], object]) -> None:
@@ -338,7 +341,9 @@ class Pipeline:
         """
         with self.lock:
             group = self.ledger.take()
-        if group is None or not (group.written or self._write(group)):
+        if group is not None and not group.written:
+            group = self._write(group)
+        if group is None:
             return False
         with self.lock:
             self.ledger.settle(group)
@@ -350,8 +355,8 @@ class Pipeline:
         self.wish(IDLE_S)
         return True
 
-    def _write(self, group: Group) -> bool:
-        """Make `group` durable; False if it could not be, and has been dealt with."""
+    def _write(self, group: Group) -> Group | None:
+        """Make `group` durable, or what is left of it on a full disk. None: that has been dealt with."""
         assert group.batch is not None
         start = time.perf_counter()
         try:
@@ -359,15 +364,17 @@ class Pipeline:
         except OSError as error:
             if error.errno == errno.ENOSPC and group.batch.entries:
                 return self._refuse(error)
-            return self.fail(error)
+            self.fail(error)
+            return None
         except Exception as error:  # noqa: BLE001
-            return self.fail(error)
+            self.fail(error)
+            return None
         self.meter.flushed(time.perf_counter() - start, len(group.batch.entries))
         group.written = True
-        return True
+        return group
 
-    def _refuse(self, cause: OSError) -> bool:
-        """The disk is full: what may go ahead without entries is flushed instead."""
+    def _refuse(self, cause: OSError) -> Group | None:
+        """The disk is full: what may go ahead without entries is written instead."""
         try:
             with self.lock:
                 group, woken = self.ledger.refuse(cause)
@@ -375,16 +382,14 @@ class Pipeline:
         except BaseException as error:
             self.fail(error)
             raise
-        self.schedule()
-        return group is not None and self.flush()
+        return group if group is None or group.written else self._write(group)
 
-    def fail(self, cause: BaseException) -> bool:
+    def fail(self, cause: BaseException) -> None:
         """The outcome of a write is unknown: latch. Nothing more is written; whoever waits learns it."""
         error = StoreFailedError(f"writing to the store failed ({cause!r}); open it again to recover")
         error.__cause__ = cause
         logger.error("the store failed: %r", cause)
         self._shielded(lambda: self.stop(error))
-        return False
 
     def stop(self, error: RaftStoreError) -> None:
         """Accept and write nothing any more, because of `error`."""

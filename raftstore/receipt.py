@@ -43,7 +43,8 @@ class Receipt:
     def wait(self, timeout: float | None = None) -> None:
         """Return once the write is durable; raises what it completed with, or `TimeoutError`."""
         if self._target is not None:
-            self._session.check_process()
+            if not self._target.done:
+                self._session.check_process()
             self._session.pipeline.wait(self._target, timeout)
 
     def add_done_callback(self, callback: Callable[[Receipt], object]) -> None:
@@ -51,7 +52,6 @@ class Receipt:
 
         A call inside it that would wait for the log raises instead.
         """
-        self._session.check_process()
         notifier = self._session.notifier
         waiter = CallbackWaiter(lambda: notifier.call_later(lambda: callback(self)))
         if self._target is None:
