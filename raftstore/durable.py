@@ -56,7 +56,8 @@ def make_path(path: Path) -> None:
     while missing and not missing[-1].parent.exists():
         missing.append(missing[-1].parent)
     for directory in reversed(missing):
-        make_directory(directory)
+        with suppress(FileExistsError):  # somebody else makes the same store: the lock will tell who
+            make_directory(directory)
     device = path.stat().st_dev
     for parent in path.resolve().parents:
         if parent.stat().st_dev != device:

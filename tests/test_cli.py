@@ -288,6 +288,7 @@ def test_a_store_whose_making_was_cut_short_is_clean_and_says_so(store: Path, ru
 def test_a_link_in_a_store_is_damage_and_not_followed(
     store: Path, tmp_path: Path, run: Run, name: str
 ) -> None:
+    (store / f"{name}.new").mkdir()
     (store / name).rename(tmp_path / "elsewhere")
     (store / name).symlink_to(tmp_path / "elsewhere")
     assert damage_of(run, store)

@@ -9,9 +9,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +212,23 @@ def test_where_durability_is_not_understood_opening_is_refused(
     with pytest.raises(RaftStoreError, match="Linux and macOS"):
         open_store(config)
     assert not config.path.exists()
+
+
+def test_of_many_that_open_an_absent_store_at_once_one_makes_it_and_the_others_wait(
+    config: StoreConfig,
+) -> None:
+    config = with_(config, path=config.path / "a" / "b", limits=Limits(lock_timeout_ms=20_000))
+    started = threading.Barrier(8)
+
+    def make() -> bool:
+        started.wait()
+        return opened(config).created
+
+    for _ in range(10):
+        with ThreadPoolExecutor(8) as pool:
+            made = [future.result() for future in [pool.submit(make) for _ in range(8)]]
+        assert made.count(True) == 1
+        lose(config.path.parents[1])
 
 
 # --- a crash while the store is made ----------------------------------------------------------------------
@@ -415,8 +434,13 @@ def test_a_store_is_not_opened_as_another_backend(config: StoreConfig) -> None:
     assert snapshot(config.path / "counter") == before
 
 
-def test_a_link_in_place_of_the_engine_is_not_followed(config: StoreConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("unfinished", [False, True])
+def test_a_link_in_place_of_the_engine_is_not_followed(
+    config: StoreConfig, tmp_path: Path, unfinished: bool
+) -> None:
     session(config, 5)
+    if unfinished:
+        (config.path / "counter.new").mkdir()
     (config.path / "counter").rename(tmp_path / "elsewhere")
     (config.path / "counter").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(CorruptionError):
@@ -511,6 +535,7 @@ def test_a_second_open_in_the_same_process_is_refused_and_names_it(config: Store
 CHILD = """
 import sys, time
 from raftstore.lock import StoreLock
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 lock = StoreLock(Path(sys.argv[1]), 0)
 print("held", flush=True)
