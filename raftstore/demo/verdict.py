@@ -45,7 +45,9 @@ def compare(
     everything = [line for machine in lines.values() for line in machine]
     altered = {line.id for line in everything if sent.get(line.id, line.text) != line.text}
     repeated = {number for machine in lines.values() for number in _repeated(machine)}
-    on_all = set.intersection(*({line.id for line in machine} for machine in lines.values()))
+    on_all = {line.id for line in first}
+    for machine in lines.values():
+        on_all &= {line.id for line in machine}
     recovered = (acknowledged & on_all) - altered - repeated
     return Verdict(
         acknowledged=len(acknowledged),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -31,7 +31,7 @@ class Writers:
         self._lock = threading.Lock()
 
     @contextmanager
-    def writing(self, nodes: list[NodeProcess]) -> Iterator[None]:
+    def writing(self, nodes: list[NodeProcess]) -> Generator[None]:
         """Write to all `nodes` while the block runs."""
         self._clients = [_Client(node) for node in nodes]
         stop = threading.Event()

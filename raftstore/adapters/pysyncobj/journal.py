@@ -113,7 +113,7 @@ class RaftStoreJournal(_Journal):  # type: ignore[misc]  # PySyncObj has no type
         return [(entry.data, entry.index, entry.term) for entry in entries]
 
     def getRaftCommitIndex(self) -> int:  # noqa: N802  # PySyncObj's name
-        return max(1, self._log.commit_index)
+        return max(1, self._commit_index)
 
     def getCurrentTerm(self) -> int:  # noqa: N802
         return self._state.term
@@ -175,7 +175,7 @@ class RaftStoreJournal(_Journal):  # type: ignore[misc]  # PySyncObj has no type
     def setRaftCommitIndex(self, raftCommitIndex: int) -> None:  # noqa: N802, N803
         """Note the commit index. What it covers is durable on return, but with plain `MemFirst`."""
         self._is_fresh = False
-        if raftCommitIndex <= self._log.commit_index:
+        if raftCommitIndex <= self._commit_index:
             return
         if self._sends_early:
             self._hand_over()
@@ -184,11 +184,11 @@ class RaftStoreJournal(_Journal):  # type: ignore[misc]  # PySyncObj has no type
         self._log.commit_to(raftCommitIndex)
 
     def setCurrentTerm(self, term: int, votedForNodeId: object) -> None:  # noqa: N802, N803
-        """Keep term and vote. They, and all that was added, are durable on return, under every strategy."""
+        """Keep term and vote, durable on return under every strategy, also while the disk is full."""
         self._is_fresh = False
         voted_for = None if votedForNodeId is None else encode_id(votedForNodeId)
         self._hard_state = HardState(term, voted_for)
-        self.flush()
+        self._save_hard_state()
 
     def onOneSecondTimer(self) -> None:  # noqa: N802
         """PySyncObj runs: from here on a `clear` is a snapshot."""
@@ -226,13 +226,19 @@ class RaftStoreJournal(_Journal):  # type: ignore[misc]  # PySyncObj has no type
             self.flush()
 
     def flush(self) -> None:
-        """Make everything that was added, the term and the vote durable, in one atomic write."""
-        if self._tail or self._is_cleared or self._hard_state is not None:
+        """Make everything that was added durable, in one atomic write."""
+        self._save_hard_state()
+        if self._tail or self._is_cleared:
             self._save()
         elif self._log.durable_index < self._log.last_index:
             self._log.flush()
 
     # How it gets there.
+
+    @property
+    def _commit_index(self) -> int:
+        """A snapshot that is not written yet has its own: what lies before its entries."""
+        return self._start - 1 if self._is_cleared else self._log.commit_index
 
     @property
     def _state(self) -> HardState:
@@ -291,11 +297,18 @@ class RaftStoreJournal(_Journal):  # type: ignore[misc]  # PySyncObj has no type
             self._drop_tail()
             self._log.purge(self._start - 1)
 
+    def _save_hard_state(self) -> None:
+        """Save what `setCurrentTerm` gave; again if that failed, for no message may leave before."""
+        if self._hard_state is not None:
+            self._log.save_hard_state(self._hard_state)
+            self._hard_state = None
+
     def _hand_over(self) -> None:
         """Give the tail to the log, whose strategy says when it is acknowledged and durable."""
+        self._save_hard_state()
         if not self._tail:
             return
-        if self._is_cleared or self._hard_state is not None or self._log.last_index >= self._stop:
+        if self._is_cleared or self._log.last_index >= self._stop:
             self._save()
             return
         try:
@@ -309,7 +322,6 @@ class RaftStoreJournal(_Journal):  # type: ignore[misc]  # PySyncObj has no type
         truncate_from = self._stop if self._tail and self._stop <= self._log.last_index else None
         self._log.save(
             self._entries(),
-            hard_state=self._hard_state,
             truncate_from=None if self._is_cleared else truncate_from,
             anchor=self._anchor() if self._is_cleared else None,
         )
@@ -331,7 +343,7 @@ class RaftStoreJournal(_Journal):  # type: ignore[misc]  # PySyncObj has no type
             self._start = self._stop = 1
         self._drop_tail()
         self._is_cleared = False
-        self._before_clear = self._hard_state = None
+        self._before_clear = None
 
     def _drop_tail(self) -> None:
         self._tail = []

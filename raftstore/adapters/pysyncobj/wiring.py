@@ -88,7 +88,8 @@ class StoreSyncObj(_SyncObj):  # type: ignore[misc]
                 "the journal is given by `store`; leave it out of SyncObjConf", key="journalFile"
             )
         self.__dict__["_raftstore_source"] = store
-        super().__init__(selfNode, otherNodes, conf, transportClass=transportClass, **arguments)
+        arguments["transportClass"] = transportClass
+        super().__init__(selfNode, otherNodes, conf, **arguments)  # pyright: ignore[reportUnknownMemberType]
 
     def makeJournal(self) -> RaftStoreJournal:  # noqa: N802  # in PySyncObj's style: subclasses may override it
         """The journal, asked for once, by `SyncObj.__init__`."""
