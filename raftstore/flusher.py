@@ -48,7 +48,8 @@ class Flusher:
         at = time.monotonic() + delay_s
         if at < self._looks_again:
             self._looks_again = at
-            self._wishes.put(True)
+            if current_thread() is not self._thread:
+                self._wishes.put(True)
 
     def abandon(self) -> None:
         """The log is garbage: flush, close the store, end. Takes no lock and waits for nothing."""
