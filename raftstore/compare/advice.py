@@ -1,0 +1,61 @@
+"""A recommendation in one line, computed from the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import geometric_mean
+from typing import Final
+
+from raftstore.compare.summary import Row
+
+APPENDS: Final = ("append-", "threads-", "asyncio-")
+CLOSE: Final = 1.1
+"""Two cells whose scores differ by less than this factor are told apart by chance."""
+
+Cell = tuple[str, str, str]
+
+
+def advise(rows: Sequence[Row]) -> str:
+    """Which cell to take on this disk: where nothing may be lost, and where a crash may cost the newest."""
+    appends = [row for row in rows if row.workload.startswith(APPENDS)]
+    parts = [_durable_advice(appends), _fast_advice(appends)]
+    return " ".join(part for part in parts if part) or "No recommendation: no append workload was run."
+
+
+def scores(rows: Sequence[Row]) -> list[tuple[float, Cell]]:
+    """Of each cell the geometric mean of its ratios to the bare disk, best first."""
+    cells = dict.fromkeys(row.cell for row in rows)
+    ratios = {cell: [row.ratio for row in rows if row.cell == cell and row.ratio] for cell in cells}
+    return sorted(((geometric_mean(ratios[cell]), cell) for cell in cells if ratios[cell]), reverse=True)
+
+
+def _durable_advice(appends: Sequence[Row]) -> str:
+    """Of the cells that acknowledge only what survives a power cut."""
+    ranked = scores([row for row in appends if row.strategy == "DiskFirst"])
+    if not ranked:
+        return ""
+    best, cell = ranked[0]
+    text = f"If a power cut may lose nothing acknowledged: {_name(cell)}, {best:.2f} of the bare disk"
+    other = next((entry for entry in ranked if entry[1][0] != cell[0]), None)
+    if other is None:
+        return f"{text}."
+    against = "about as fast as" if best < other[0] * CLOSE else "ahead of"
+    return f"{text}, {against} {_name(other[1])} at {other[0]:.2f}."
+
+
+def _fast_advice(appends: Sequence[Row]) -> str:
+    """Of the cells that acknowledge from memory, by what becomes durable: memory alone is fast with all."""
+    rows = [row for row in appends if row.strategy.startswith("MemFirst")]
+    ranked = scores(rows)
+    if not ranked:
+        return ""
+    _, cell = ranked[0]
+    waits = [row.p50_ms for row in rows if row.cell == cell]
+    return (
+        f"If it may cost the newest entries: {_name(cell)}, a call is acknowledged in"
+        f" {geometric_mean(waits):.3f} ms."
+    )
+
+
+def _name(cell: Cell) -> str:
+    return " + ".join(cell)
