@@ -25,6 +25,9 @@ from raftstore.lock import StoreLock, held_shared
 from raftstore.store import FORMAT, LOCK, WITNESS, open_store
 from raftstore.witness import SLOT_BYTES
 
+pytest.importorskip("typer")
+pytest.importorskip("rich")
+
 Run = Callable[..., tuple[int, str, str]]
 
 OPTIONS = {"segmented": "segment_bytes=1MiB", "lmdb": "map_bytes=16MiB&ballast_bytes=64KiB", "rocksdb": ""}
@@ -440,7 +443,7 @@ def test_help_names_every_subcommand_without_importing_it(run: Run, monkeypatch:
         assert f" {name} " in out
 
 
-@pytest.mark.parametrize("name", ["inspect", "verify", "demo"])
+@pytest.mark.parametrize("name", ["inspect", "verify", "demo", "compare"])
 def test_every_subcommand_has_its_own_help(run: Run, name: str) -> None:
     status, out, _ = run(name, "--help")
     assert status == 0
