@@ -72,7 +72,7 @@ def test_every_member_answers_as_the_log_does(disk: MemoryDisk, strategy: Strate
         assert [e.index async for e in log.scan(3)] == [3, 4, 5, 6]
         assert await log.install_snapshot(LogId(9, 40)) is True
         await log.reset(LogId(9, 50))
-        assert log.status().last_index == 50
+        assert (await log.status()).last_index == 50
         assert log.recovery.created
 
     run_with(disk, strategy, body)
@@ -94,7 +94,7 @@ def test_errors_arrive_at_the_await(disk: MemoryDisk, strategy: Strategy) -> Non
 def test_appends_of_many_tasks_share_a_flush(disk: MemoryDisk, strategy: Strategy) -> None:
     async def body(log: AsyncRaftLog) -> None:
         with disk.gate.closed():
-            log.submit([entry(1)])
+            await log.submit([entry(1)])
             await arrived(disk)
             tasks = [asyncio.ensure_future(log.propose(1, [b"x"])) for _ in range(100)]
             while log.next_index < 102:
@@ -227,7 +227,7 @@ def test_backpressure_reaches_the_task(disk: MemoryDisk) -> None:
 def test_a_timeout_around_an_await_works(disk: MemoryDisk) -> None:
     async def body(log: AsyncRaftLog) -> None:
         with disk.gate.closed():
-            receipt = log.submit(span(1, 4))
+            receipt = await log.submit(span(1, 4))
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(_wait(receipt), 0.02)
             with pytest.raises(TimeoutError):
@@ -245,9 +245,9 @@ async def _wait(receipt: Any) -> None:
 def test_receipts_report_what_became_of_their_entries(disk: MemoryDisk) -> None:
     async def body(log: AsyncRaftLog) -> None:
         with disk.gate.closed():
-            log.submit([entry(1)])
+            await log.submit([entry(1)])
             await arrived(disk)
-            gone = log.submit(span(2, 5))
+            gone = await log.submit(span(2, 5))
             cutting = asyncio.ensure_future(log.truncate(3))
             await asyncio.sleep(0)
             while log.next_index != 3:
@@ -288,7 +288,7 @@ def test_a_failure_reaches_every_task(disk: MemoryDisk) -> None:
         sync = open_log(disk, DiskFirst())
         log = AsyncRaftLog(sync)
         with disk.gate.closed():
-            receipt = log.submit([entry(1)])
+            receipt = await log.submit([entry(1)])
             await arrived(disk)
             tasks = [asyncio.ensure_future(log.propose(1, [b"x"])) for _ in range(5)]
             tasks2 = [asyncio.ensure_future(log.flush()), asyncio.ensure_future(log.wait_durable(1))]

@@ -234,20 +234,29 @@ def test_a_reset_on_a_full_disk_gives_up_what_was_waiting(disk: MemoryDisk) -> N
     assert [e.term for e in disk.state.entries.values()] == [3]
 
 
-def test_closing_on_a_full_disk_ends_and_says_what_is_missing(disk: MemoryDisk) -> None:
+def test_closing_on_a_full_disk_says_so_and_loses_nothing(disk: MemoryDisk) -> None:
     log = open_log(disk, MemFirst(), NEVER)
     log.append(span(1, 4))
     log.flush()
     log.append(span(4, 6))
     disk.full = True
-    outcome(background(lambda: _close(log)))
+    with pytest.raises(StoreFullError):
+        outcome(background(log.close))
+    assert log.entries(1) == span(1, 6)
+    disk.full = False
+    log.close()
+    with open_log(disk, MemFirst()) as log:
+        assert log.entries(1) == span(1, 6)
+
+
+def test_leaving_a_log_alone_on_a_full_disk_keeps_what_was_durable(disk: MemoryDisk) -> None:
+    log = open_log(disk, MemFirst(), NEVER)
+    log.append(span(1, 4))
+    log.flush()
+    log.append(span(4, 6))
+    disk.full = True
+    del log
+    eventually(lambda: disk.owner is None, "the log is closed")
     disk.full = False
     with open_log(disk, MemFirst()) as log:
         assert log.entries(1) == span(1, 4)
-
-
-def _close(log: RaftLog) -> None:
-    try:
-        log.close()
-    except StoreFullError:
-        log.close()

@@ -315,13 +315,15 @@ def test_a_forked_child_may_leave_as_it_likes(tmp_path: Path) -> None:
 def test_an_interrupted_opening_can_be_repeated(tmp_path: Path) -> None:
     config = StoreConfig(path=tmp_path / "s", limits=Limits(lock_timeout_ms=20_000))
     holder = raftstore.open(config)
-    previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    previous = signal.signal(signal.SIGUSR1, signal.default_int_handler)
+    interrupt = threading.Timer(0.05, signal.pthread_kill, (threading.get_ident(), signal.SIGUSR1))
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        interrupt.start()
         with pytest.raises(KeyboardInterrupt):
             raftstore.open(config)
     finally:
-        signal.signal(signal.SIGALRM, previous)
+        interrupt.join()
+        signal.signal(signal.SIGUSR1, previous)
     holder.append(span(1, 3))
     holder.close()
     with raftstore.open(config) as log:

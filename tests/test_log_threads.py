@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import random
 import signal
@@ -442,37 +443,54 @@ def test_an_interrupted_write_is_repeated_before_the_interrupt_goes_on(
     assert [e.index for batch in disk.writes for e in batch.entries] == [1, 2, 3]
 
 
+class Interrupts:
+    """Delivers KeyboardInterrupt to the main thread at odd moments, while it is armed."""
+
+    def __init__(self) -> None:
+        self.armed = False
+        self.count = 0
+
+    def handle(self, _number: int, _frame: object) -> None:
+        if self.armed:
+            self.armed = False
+            self.count += 1
+            raise KeyboardInterrupt
+
+
 @pytest.fixture
-def alarms() -> Iterator[None]:
-    """Deliver KeyboardInterrupt to this thread at odd moments."""
+def interrupts() -> Iterator[Interrupts]:
+    gc.collect()  # nothing of an earlier test is to be finalized under fire
+    interrupts, stop, pick = Interrupts(), threading.Event(), random.Random(7)
+    previous = signal.signal(signal.SIGUSR1, interrupts.handle)
+    target = threading.get_ident()
 
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
+    def send() -> None:
+        while not stop.wait(pick.uniform(2e-5, 1e-3)):
+            signal.pthread_kill(target, signal.SIGUSR1)
 
-    previous = signal.signal(signal.SIGALRM, interrupt)
-    yield
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, previous)
+    sender = background(send)
+    yield interrupts
+    stop.set()
+    outcome(sender)
+    signal.signal(signal.SIGUSR1, previous)
 
 
 @both
-@pytest.mark.usefixtures("alarms")
-def test_interrupts_at_any_moment_break_nothing(disk: MemoryDisk, strategy: Strategy) -> None:
-    pick = random.Random(7)
-    interrupts = 0
+def test_interrupts_at_any_moment_break_nothing(
+    disk: MemoryDisk, strategy: Strategy, interrupts: Interrupts
+) -> None:
     with open_log(disk, strategy) as log:
-        for _ in range(300):
+        for _ in range(600):
             try:
-                signal.setitimer(signal.ITIMER_REAL, pick.uniform(1e-5, 6e-4))
-                for _ in range(50):
-                    log.propose(1, [b"x"])
+                interrupts.armed = True
+                for _ in range(30):
+                    log.append([entry(log.next_index)])
                     log.save_hard_state(HardState(log.hard_state.term + 1))
-                signal.setitimer(signal.ITIMER_REAL, 0)
+                interrupts.armed = False
             except KeyboardInterrupt:
-                interrupts += 1
-        signal.setitimer(signal.ITIMER_REAL, 0)
+                pass
         log.flush()
         assert log.durable_index == log.last_index == log.next_index - 1
         found = log.entries(1)
-    assert interrupts > 100
+    assert interrupts.count > 100
     assert list(disk.state.entries.values()) == found

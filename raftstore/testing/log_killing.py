@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from raftstore.log import RaftLog
 from raftstore.strategy import DiskFirst
@@ -35,19 +36,22 @@ class MachinePromises(LogPromises):
     machine_examples = 12
     machine_steps = 25
 
-    def test_any_sequence_of_calls_openings_and_kills_equals_the_model(self) -> None:
+    def test_any_sequence_of_calls_openings_and_kills_equals_the_model(self, tmp_path: Path) -> None:
+        numbers = count()
         run_log_machine(
-            lambda: _FreshStore(self.open), examples=self.machine_examples, steps=self.machine_steps
+            lambda: _FreshStore(self.open, tmp_path / str(next(numbers))),
+            examples=self.machine_examples,
+            steps=self.machine_steps,
         )
 
 
 class _FreshStore(Killable):
     """A store of its own for one run of the machine, configured as `opener` does it."""
 
-    def __init__(self, opener: Callable[[Path], RaftLog]) -> None:
-        self._directory = TemporaryDirectory(prefix="log-machine-")
-        with opener(Path(self._directory.name) / "store") as log:
+    def __init__(self, opener: Callable[[Path], RaftLog], path: Path) -> None:
+        with opener(path) as log:
             super().__init__(log.config)
+        self._path = path
 
     def clean(self) -> None:
-        self._directory.cleanup()
+        shutil.rmtree(self._path)

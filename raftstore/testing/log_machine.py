@@ -11,7 +11,7 @@ from itertools import count
 from typing import Any, Protocol
 
 import msgspec
-from hypothesis import settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -71,8 +71,8 @@ class LogMachine(RuleBasedStateMachine):
         super().__init__()
         self.harness = harness
         self.model = LogModel()
-        self.log = harness.open()
         self.serial = count(1)
+        self.log = harness.open()
         self._settled()
 
     def _settled(self) -> None:
@@ -93,7 +93,7 @@ class LogMachine(RuleBasedStateMachine):
     def both(self, name: str, *args: Any, **kwargs: Any) -> None:
         """Call `name` on the log and on the model; they return the same or raise the same."""
         before = self.model.state()
-        model_name = name.removeprefix("submit_")
+        model_name = "append" if name == "submit" else name.removeprefix("submit_")
         expected = _outcome(lambda: getattr(self.model, model_name)(*args, **kwargs))
         actual = _outcome(lambda: getattr(self.log, name)(*args, **kwargs))
         if name.startswith("submit"):
@@ -317,7 +317,17 @@ def _outcome(call: Callable[[], object]) -> object:
         return type(error)
 
 
-def run_log_machine(make: Callable[[], Harness], *, examples: int, steps: int) -> None:
-    """Run the machine `examples` times with at most `steps` calls each, on a fresh store every time."""
-    quick = settings(max_examples=examples, stateful_step_count=steps, deadline=None, database=None)
-    run_state_machine_as_test(lambda: LogMachine(make()), settings=quick)  # pyright: ignore
+def run_log_machine(make: Callable[[], Harness], *, examples: int, steps: int, shrink: bool = False) -> None:
+    """Run the machine `examples` times with at most `steps` calls each, on a fresh store every time.
+
+    `shrink` looks for the shortest sequence of calls that fails: worth it where opening a store is cheap.
+    """
+    chosen = settings(
+        max_examples=examples,
+        stateful_step_count=steps,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    run_state_machine_as_test(lambda: LogMachine(make()), settings=chosen)  # pyright: ignore

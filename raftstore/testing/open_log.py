@@ -16,6 +16,7 @@ from raftstore.entry import Entry
 from raftstore.errors import RaftStoreError
 from raftstore.log import RaftLog
 from raftstore.policy import FlushPolicy, Immediate
+from raftstore.session import Session
 from raftstore.store import Store, open_store
 from raftstore.strategy import DiskFirst, Strategy
 from raftstore.testing.memory import MemoryBackend, MemoryDisk
@@ -58,7 +59,7 @@ def open_log(
         startup=cast("Literal['lazy', 'preload']", startup),
         limits=msgspec.structs.replace(Limits(), **limits),
     )
-    return RaftLog(cast("Store", MemoryStore(disk)), config)
+    return RaftLog(Session(config, cast("Store", MemoryStore(disk))))
 
 
 class KillableBackend:
@@ -114,13 +115,32 @@ class Killable:
         store = open_store(self._config)
         self._backend = KillableBackend(store.backend)
         store.backend = cast("DiskBackend", self._backend)
-        return RaftLog(store, self._config)
+        return RaftLog(Session(self._config, store))
 
     def kill(self, log: RaftLog) -> None:
         """Nothing that is not on disk yet gets there; what `log` holds in memory is lost."""
         assert self._backend is not None
         self._backend.kill()
         close_broken(log)
+
+
+class KillableMemory:
+    """A log on a disk in memory, whose power fails when it is killed."""
+
+    def __init__(self, strategy: Strategy, policy: FlushPolicy, **limits: int) -> None:
+        self._disk = MemoryDisk()
+        self._strategy, self._policy, self._limits = strategy, policy, limits
+
+    def open(self) -> RaftLog:
+        return open_log(self._disk, self._strategy, self._policy, **self._limits)
+
+    def kill(self, log: RaftLog) -> None:
+        """The disk keeps what was durable; a write that was under way is lost."""
+        self._disk.crash()
+        close_broken(log)
+
+    def clean(self) -> None:
+        """Nothing is left of a disk in memory."""
 
 
 def close_broken(log: RaftLog) -> None:

@@ -1,0 +1,23 @@
+"""The state machine of the suite on a disk in memory, where it is fast, long and shrinks what it finds."""
+
+from __future__ import annotations
+
+import pytest
+
+from raftstore.policy import Batch, FlushPolicy, Immediate
+from raftstore.strategy import DiskFirst, MemFirst, Strategy
+from raftstore.testing.log_machine import run_log_machine
+from raftstore.testing.open_log import KillableMemory
+
+STRATEGIES = [DiskFirst(), MemFirst(), MemFirst(sync_on_commit=True)]
+POLICIES = [Immediate(), Batch(4, 2), Batch(10**6, 10**6)]
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=["Immediate", "Batch", "Never"])
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=["DiskFirst", "MemFirst", "sync_on_commit"])
+def test_any_sequence_of_calls_equals_the_model(strategy: Strategy, policy: FlushPolicy) -> None:
+    if strategy == DiskFirst() and policy == POLICIES[-1]:
+        policy = Batch(1, 10**6)
+    run_log_machine(
+        lambda: KillableMemory(strategy, policy, cache_bytes=8 * 1024), examples=40, steps=40, shrink=True
+    )
