@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import random
+import signal
 import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -12,6 +15,7 @@ import typer
 from rich.console import Console
 
 from raftstore import config
+from raftstore.cli import COULD_NOT_RUN
 from raftstore.demo import report
 from raftstore.demo.cluster import ClusterError
 from raftstore.demo.messages import JournalKind, Plant
@@ -19,7 +23,7 @@ from raftstore.demo.session import Outcome, Session, Settings
 from raftstore.errors import RaftStoreError
 
 LOST = 1
-COULD_NOT_RUN = 2
+INTERRUPTED = 130
 
 Backend = Annotated[str, typer.Option(help="segmented, lmdb, rocksdb, or any registered one.")]
 Strategy = Annotated[str, typer.Option(help="DiskFirst or MemFirst:sync_on_commit; plain MemFirst may lose.")]
@@ -67,7 +71,11 @@ def command(
             journal=journal,
             plant=plant,
         )
-        outcome = _run_silently(settings) if json else _run_shown(settings)
+        with _terminable():
+            outcome = _run_silently(settings) if json else _run_shown(settings)
+    except KeyboardInterrupt:
+        typer.echo("stopped; all nodes are down, nothing was left behind", err=True)
+        raise typer.Exit(INTERRUPTED) from None
     except (RaftStoreError, ClusterError, OSError, ValueError) as error:
         _fail(error)
     raise typer.Exit(0 if outcome.is_good else LOST)
@@ -109,3 +117,13 @@ def _run_silently(settings: Settings) -> Outcome:
 def _fail(error: Exception) -> NoReturn:
     typer.echo(f"the demo could not run: {error}", err=True)
     raise typer.Exit(COULD_NOT_RUN)
+
+
+@contextmanager
+def _terminable() -> Generator[None]:
+    """SIGTERM is an interrupt meanwhile, so that nothing stays behind. In the main thread only."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

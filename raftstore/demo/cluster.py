@@ -81,31 +81,35 @@ class Cluster:
             self.kill(node)
 
     def victim(self, kill: Kill) -> NodeProcess:
-        """The running node that plays the kill's role now; a follower if there is no leader."""
+        """The node that plays the kill's role now; any other if there is none in it."""
         leaders = [node for node in self.nodes if node.status.is_leader]
         newest = max(leaders, key=lambda node: node.status.term, default=None)
         if kill.role == "leader" and newest is not None:
             return newest
-        followers = [node for node in self.nodes if node is not newest]
+        followers = [node for node in self.nodes if node is not newest] or self.nodes
         return followers[int(kill.pick * len(followers))]
 
-    def settle(self) -> None:
-        """Return when every node applied everything that any node acknowledged before this call.
+    def settle(self) -> list[NodeProcess]:
+        """Wait until every node applied everything that any node acknowledged before this call.
 
-        A marker is written until one gets through, and every node has applied it or a later one.
+        A marker is written until one gets through, and every node has applied it or a later one. Returns the
+        nodes that have, which are not all if a node cannot catch up. Raises `ClusterError` if none has.
         """
         first = next(self._markers)
         marker, deadline, offer_at = first, time.monotonic() + SETTLE_S, 0.0
-        while not all(node.status.marker <= first for node in self.nodes):
-            self._check(deadline, "not every node caught up")
+        while not all(_has_applied(node, first) for node in self.nodes):
+            if time.monotonic() > deadline and any(_has_applied(node, first) for node in self.nodes):
+                break
+            self._check(deadline, "no marker got through")
             if time.monotonic() >= offer_at:
                 self.nodes[-marker % len(self.nodes)].send(Write(marker, ""))
                 marker, offer_at = next(self._markers), time.monotonic() + OFFER_S
             time.sleep(POLL_S)
+        return [node for node in self.nodes if _has_applied(node, first)]
 
-    def machines(self) -> dict[str, list[Line]]:
-        """The state machine of every node, by name."""
-        return {node.name: self._dump(node) for node in self.nodes}
+    def machines(self, nodes: list[NodeProcess]) -> dict[str, list[Line]]:
+        """The state machines of `nodes`, by name."""
+        return {node.name: self._dump(node) for node in nodes}
 
     def _dump(self, node: NodeProcess) -> list[Line]:
         path = self._directory / f"{node.name}-{node.starts}.lines"
@@ -131,6 +135,10 @@ class Cluster:
 
     def _quote(self, node: NodeProcess) -> str:
         return f"--- {node.name}, {node.status}:\n{node.last_words()}"
+
+
+def _has_applied(node: NodeProcess, marker: int) -> bool:
+    return node.status.marker <= marker
 
 
 def drop_unsynced(journal: Path) -> None:

@@ -16,7 +16,10 @@ FORGOTTEN: Final = 1000
 
 
 class LateFlushJournal(RaftStoreJournal):
-    """Acknowledges at once and writes every few seconds: what was added since dies with the process."""
+    """Acknowledges at once and writes every few seconds: what was added since dies with the process.
+
+    The commit index is not kept, or the log would notice and refuse to replace what was committed.
+    """
 
     _flushed_at = 0.0
 
@@ -27,7 +30,6 @@ class LateFlushJournal(RaftStoreJournal):
 
     def setRaftCommitIndex(self, raftCommitIndex: int) -> None:  # noqa: N802, N803  # PySyncObj's names
         self.flush()
-        self.log.commit_to(min(raftCommitIndex, self.log.last_index))
 
 
 class ForgottenSuffixJournal(RaftStoreJournal):

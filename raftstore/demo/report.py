@@ -98,12 +98,13 @@ def sentence(outcome: Outcome) -> str:
     for verdict in (outcome.alive, outcome.restarted):
         if verdict.lost:
             return f"LOST: {verdict.lost:,} of {verdict.acknowledged:,} acknowledged lines are gone or wrong."
-    return "WRONG: the state machines hold what they should not."
+    return "WRONG: the state machines differ, hold what they should not, or did not catch up."
 
 
 def _agreement(verdict: Verdict) -> str:
     wrong = {
         "differ": len(verdict.disagreeing),
+        "behind": len(verdict.behind),
         "altered": verdict.altered,
         "repeated": verdict.repeated,
         "invented": verdict.invented,

@@ -144,8 +144,10 @@ class Session:
             self._tell(f"  {node.name} is back: {_opened(node)}")
 
     def _compare(self, cluster: Cluster) -> Verdict:
-        cluster.settle()
-        verdict = compare(self._ledger.sent(), self._ledger.acknowledged(), cluster.machines())
+        settled = cluster.settle()
+        behind = [node.name for node in cluster.nodes if node not in settled]
+        machines = cluster.machines(settled)
+        verdict = compare(self._ledger.sent(), self._ledger.acknowledged(), machines, behind)
         self._tell(f"compared: {verdict.acknowledged:,} acknowledged, {verdict.lost:,} lost")
         return verdict
 
@@ -184,4 +186,5 @@ class Session:
 def _opened(node: NodeProcess) -> str:
     if node.opened is None:
         return "with what its disk kept"
-    return f"{node.opened.entries:,} entries in its journal, opened in {node.opened.seconds * 1000:.0f} ms"
+    entries = f"{node.opened.entries:,} {'entry' if node.opened.entries == 1 else 'entries'}"
+    return f"{entries} in its journal, opened in {node.opened.seconds * 1000:.0f} ms"

@@ -28,18 +28,23 @@ class Verdict(msgspec.Struct, frozen=True):
     """Lines without an acknowledgement that are there all the same, as they may be."""
     disagreeing: tuple[str, ...]
     """The nodes whose lines, or their order, differ from the first node's."""
+    behind: tuple[str, ...]
+    """The nodes that did not catch up, and are not counted above."""
 
     @property
     def is_good(self) -> bool:
         """Nothing is lost, wrong, repeated or made up, and all nodes hold the same lines in one order."""
         wrong = self.lost + self.altered + self.repeated + self.invented
-        return wrong == 0 and not self.disagreeing
+        return wrong == 0 and not self.disagreeing and not self.behind
 
 
 def compare(
-    sent: Mapping[int, str], acknowledged: set[int], machines: Mapping[str, Sequence[Line]]
+    sent: Mapping[int, str],
+    acknowledged: set[int],
+    machines: Mapping[str, Sequence[Line]],
+    behind: Sequence[str] = (),
 ) -> Verdict:
-    """Judge the state machines of all nodes, by name. Markers, whose ids are negative, are left out."""
+    """Judge the state machines of the nodes, by name. Markers, whose ids are negative, are left out."""
     lines = {name: [line for line in machine if line.id > 0] for name, machine in machines.items()}
     first = next(iter(lines.values()))
     everything = [line for machine in lines.values() for line in machine]
@@ -58,6 +63,7 @@ def compare(
         invented=len({line.id for line in everything} - sent.keys()),
         unknown_kept=len(on_all - acknowledged),
         disagreeing=tuple(name for name, machine in lines.items() if machine != first),
+        behind=tuple(behind),
     )
 
 
