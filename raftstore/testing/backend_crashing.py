@@ -54,8 +54,9 @@ class CrashTests(BackendTests):
                 store.reopen()
 
     def test_a_purge_and_a_reset_survive_a_kill_as_a_whole(self, tmp_path: Path) -> None:
+        random = Random(3)
         with self._killable_store(tmp_path) as store:
-            for round_ in range(times(4)):
+            for round_ in range(times(8)):
                 store.reset(LogId(1, 10 * (round_ % 3)), run(10 * (round_ % 3) + 1, 20, 1))
                 first, number = store.model.first_index, store.model.number
                 batches = [
@@ -64,7 +65,7 @@ class CrashTests(BackendTests):
                     WriteBatch(number + 3, 1, LogId(5, 500), run(501, 3, 5)),
                     WriteBatch(number + 4, 1, LogId(2, 5), meta=b"rebuilt"),
                 ]
-                kill_within(store, batches, round_ % 4, 0.3)
+                kill_within(store, batches, round_ % 4, random.random())
 
     @contextmanager
     def _killable_store(self, path: Path) -> Generator[CheckedStore[KillableStore]]:
@@ -78,7 +79,7 @@ class MachineTests(BackendTests):
     def test_any_sequence_of_operations_matches_the_model(self, tmp_path: Path) -> None:
         with self.killable() as open_store:
             machine = machine_for(open_store, tmp_path)
-            run_state_machine_as_test(machine, settings=machine_settings(examples=25, steps=25))
+            run_state_machine_as_test(machine, settings=machine_settings(examples=12, steps=25))
 
 
 def _replacement(number: int, term: int) -> WriteBatch:

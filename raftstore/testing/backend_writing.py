@@ -302,8 +302,8 @@ class OrderTests(BackendTests):
 
     def test_all_parts_of_one_batch_take_effect_together(self, tmp_path: Path) -> None:
         with self.opened(tmp_path) as store:
-            store.append(10, term=1)
-            store.write(truncate_from=9, anchor=LogId(1, 6), entries=run(9, 4, 2), hard_state=b"h", meta=b"m")
+            store.append(20, term=1)
+            store.write(truncate_from=9, anchor=LogId(1, 6), entries=run(9, 8, 2), hard_state=b"h", meta=b"m")
             store.check()
             store.reopen()
             store.write(truncate_from=8, anchor=LogId(3, 10), entries=run(11, 2, 3), hard_state=b"i")

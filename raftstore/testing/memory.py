@@ -135,7 +135,7 @@ class MemoryDisk:
             owner.check_alive()
             try:
                 self.writes.append(batch)
-                self.state.apply(batch)
+                self.state.force(batch)
             except BaseException:  # an interrupt splits the two: the writes decide
                 self.state = Model.after(self.writes)
                 raise
@@ -213,8 +213,8 @@ class MemoryBackend:
             self.disk.begun = None
 
     def _begin(self, batch: WriteBatch) -> None:
+        self._check_batch(batch)
         disk = self.disk
-        disk.state.check(batch)
         disk.begun = batch
         disk.gate.pass_through()
         self.check_alive()
@@ -230,6 +230,9 @@ class MemoryBackend:
         """The effect of a write, in steps between which power may fail."""
         self.disk.apply(self, batch)
         self.disk.sync(self)
+
+    def _check_batch(self, batch: WriteBatch) -> None:
+        self.disk.state.check(batch)
 
     def _fail(self, error: BaseException) -> None:
         if is_enospc(error):
@@ -282,7 +285,7 @@ class MemoryBackend:
 
     def kill(self) -> None:
         """End the simulated process and its power with it: `MemoryDisk.crash`."""
-        self.disk.crash()
+        self._cut_power(keeps=False)
 
     def write_and_kill(self, batches: Sequence[WriteBatch], acknowledged: int, instant: float) -> int:
         """As `KillableStore` says. `instant` also chooses what of the unsynced steps the disk has kept."""
@@ -296,8 +299,12 @@ class MemoryBackend:
                 acknowledged += 1
         except PowerCut:
             pass
-        self.disk.crash(len(self.disk.writes) if keeps else None)
+        self._cut_power(keeps=bool(keeps))
         return acknowledged
+
+    def _cut_power(self, *, keeps: bool) -> None:
+        """All that was applied is kept, or only what was synced."""
+        self.disk.crash(len(self.disk.writes) if keeps else None)
 
     def _claim(self) -> threading.Lock:
         """The lock of the one call that may write; a plain lock, since no interrupt can split its `with`."""

@@ -32,10 +32,10 @@ class Model:
 
     @classmethod
     def after(cls, batches: Iterable[WriteBatch]) -> Model:
-        """A store that was fresh, and took `batches` in their order."""
+        """A store that was fresh, and took `batches` in their order, whatever they are."""
         model = cls()
         for batch in batches:
-            model.apply(batch)
+            model.force(batch)
         return model
 
     def copy(self) -> Model:
@@ -92,8 +92,12 @@ class Model:
         )
 
     def apply(self, batch: WriteBatch) -> None:
-        """Do what `batch` says, part by part, in the order that the contract gives."""
+        """Check `batch`, and do what it says."""
         self.check(batch)
+        self.force(batch)
+
+    def force(self, batch: WriteBatch) -> None:
+        """Do what `batch` says, part by part, in the order that the contract gives. Unchecked."""
         self.number = batch.number
         if batch.truncate_from is not None:
             self._drop_from(batch.truncate_from)
