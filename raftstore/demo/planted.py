@@ -10,13 +10,13 @@ from raftstore.adapters.pysyncobj import RaftStoreJournal, StoreSource
 from raftstore.demo.messages import Plant
 from raftstore.entry import LogId
 
-FLUSH_INTERVAL_S: Final = 5.0
+FLUSH_INTERVAL_S: Final = 30.0
 FORGOTTEN: Final = 1000
 """Entries: more than all clients together have in flight."""
 
 
 class LateFlushJournal(RaftStoreJournal):
-    """Acknowledges at once and writes every few seconds: what was added since dies with the process.
+    """Acknowledges at once and writes every half minute: what was added since dies with the process.
 
     The commit index is not kept, or the log would notice and refuse to replace what was committed.
     """

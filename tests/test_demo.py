@@ -1,0 +1,213 @@
+"""The demo: that it finds nothing where nothing is lost, and that it can fail."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("pysyncobj")
+pytest.importorskip("typer")
+pytest.importorskip("rich")
+
+from raftstore.demo.cluster import drop_unsynced
+from raftstore.demo.ledger import Ledger
+from raftstore.demo.messages import Line
+from raftstore.demo.schedule import DOWN_S_MAX, plan
+from raftstore.demo.text import lines
+from raftstore.demo.verdict import Verdict, compare
+from raftstore.registry import backend_names
+
+TIMEOUT_S = 150
+BACKENDS = [pytest.param(name, marks=pytest.mark.backend(name)) for name in backend_names()]
+DEMO = [sys.executable, "-c", "from raftstore.cli import main; main()", "demo"]
+
+
+def demo(*arguments: str) -> tuple[int, Any]:
+    """Run `raftstore demo --json`; its exit status and what it printed."""
+    done = subprocess.run([*DEMO, "--json", *arguments], capture_output=True, timeout=TIMEOUT_S, check=False)
+    assert done.returncode in (0, 1), done.stderr.decode()
+    return done.returncode, json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_cluster_that_is_killed_loses_nothing(backend: str) -> None:
+    strategy = {"lmdb": "MemFirst:sync_on_commit"}.get(backend, "DiskFirst")
+    status, found = demo(
+        "--backend", backend, "--strategy", strategy, "--seconds", "3", "--kills", "2", "--seed", "7"
+    )
+    assert (status, found["good"], found["seed"]) == (0, True, 7)
+    for verdict in (found["alive"], found["restarted"]):
+        assert verdict["acknowledged"] == verdict["recovered"] > 0
+        assert verdict["lost"] == 0
+    assert found["restarted"]["acknowledged"] >= found["alive"]["acknowledged"]
+    assert found["kills"] == 5
+    assert found["fsyncs"] > 0
+
+
+@pytest.mark.backend("segmented")
+@pytest.mark.parametrize("plant", ["late-flush", "forgotten-suffix"])
+def test_a_planted_bug_is_found(plant: str) -> None:
+    status, found = demo("--plant", plant, "--seconds", "2", "--kills", "0")
+    assert (status, found["good"]) == (1, False)
+    assert found["restarted"]["lost"] > 0
+
+
+def test_pysyncobjs_own_journal_loses_what_it_acknowledged() -> None:
+    status, found = demo("--journal", "pysyncobj", "--seconds", "2", "--kills", "1")
+    assert status == 1
+    assert found["restarted"]["lost"] == found["restarted"]["acknowledged"] > 0
+
+
+@pytest.mark.backend("segmented")
+def test_the_table_names_the_seed_and_what_was_lost(tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_bytes(b"one line\n\nanother, \xff\n")
+    command = [*DEMO, "--input", str(text), "--seconds", "1", "--kills", "0", "--seed", "42", "--nodes", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "seed 42" in done.stdout
+    assert "Nothing lost" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--backend", "nonsense"], ["--strategy", "X"], ["--flush-policy", "Batch"]]
+)
+def test_what_cannot_run_exits_with_2(wrong: list[str]) -> None:
+    done = subprocess.run([*DEMO, *wrong], capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    assert done.returncode == 2
+    assert "could not run" in done.stderr
+
+
+@pytest.mark.backend("segmented")
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_demo_that_is_stopped_leaves_no_process_and_no_file(tmp_path: Path, stop: signal.Signals) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        DEMO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as run:
+        try:
+            assert run.stdout is not None
+            assert any("the clients begin" in line for line in run.stdout)
+            assert [*tmp_path.iterdir()]
+            children = _children(run.pid)
+            assert len(children) == 3
+            run.send_signal(stop)
+            run.communicate(timeout=TIMEOUT_S)
+        finally:
+            run.kill()
+    assert run.returncode == 130
+    assert [*tmp_path.iterdir()] == []
+    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+
+
+@pytest.mark.backend("segmented")
+def test_the_nodes_of_a_demo_that_was_killed_end_by_themselves(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(DEMO, stdout=subprocess.PIPE, text=True, env=environment) as run:
+        try:
+            assert run.stdout is not None
+            assert any("the clients begin" in line for line in run.stdout)
+            children = _children(run.pid)
+        finally:
+            run.kill()
+    end = time.monotonic() + TIMEOUT_S
+    while [pid for pid in children if _is_running(pid)]:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def _children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+SENT = {1: "a", 2: "b", 3: "c", 4: "d"}
+GOOD = [Line(1, "a"), Line(2, "b"), Line(3, "c"), Line(-1, "")]
+
+
+def judge(**machines: list[Line]) -> Verdict:
+    return compare(SENT, {1, 2, 3}, {"n1": GOOD, **machines})
+
+
+def test_a_line_that_was_not_acknowledged_may_be_there_or_not() -> None:
+    assert judge(n2=GOOD).is_good
+    assert compare(SENT, {1, 2}, {"n1": GOOD, "n2": GOOD}).unknown_kept == 1
+
+
+@pytest.mark.parametrize(
+    ("machine", "expected"),
+    [
+        (GOOD[:2], {"lost": 1, "recovered": 2, "disagreeing": ("n2",)}),
+        ([Line(1, "a"), Line(2, "X"), Line(3, "c")], {"lost": 1, "altered": 1, "recovered": 2}),
+        ([*GOOD, Line(2, "b")], {"lost": 0, "repeated": 1, "recovered": 2}),
+        ([*GOOD, Line(9, "z")], {"lost": 0, "invented": 1, "disagreeing": ("n2",)}),
+        ([GOOD[1], GOOD[0], GOOD[2]], {"lost": 0, "recovered": 3, "disagreeing": ("n2",)}),
+        ([], {"lost": 3, "recovered": 0}),
+    ],
+    ids=["missing", "altered", "repeated", "invented", "reordered", "empty"],
+)
+def test_every_way_to_be_wrong_is_seen(machine: list[Line], expected: dict[str, object]) -> None:
+    verdict = judge(n2=machine)
+    assert not verdict.is_good
+    assert {name: getattr(verdict, name) for name in expected} == expected
+
+
+def test_a_line_that_is_lost_on_every_node_is_seen() -> None:
+    assert compare(SENT, {1, 4}, {"n1": GOOD, "n2": GOOD}).lost == 1
+
+
+def test_a_node_that_did_not_catch_up_is_not_good() -> None:
+    assert not compare(SENT, {1, 2, 3}, {"n1": GOOD}, behind=["n2"]).is_good
+
+
+def test_a_schedule_follows_from_its_seed_and_kills_both_roles() -> None:
+    kills = plan(5, 6, 12.0)
+    assert kills == plan(5, 6, 12.0) != plan(6, 6, 12.0)
+    assert [kill.role for kill in kills] == ["follower", "leader"] * 3
+    assert all(0 < one.at_s < other.at_s < 12 for one, other in itertools.pairwise(kills))
+    assert all(0 < kill.down_s <= DOWN_S_MAX and 0 <= kill.pick < 1 for kill in kills)
+
+
+def test_the_ledger_counts_a_line_once() -> None:
+    ledger = Ledger()
+    numbers = [ledger.send(text) for text in ("a", "b")]
+    ledger.acknowledge(numbers[0])
+    ledger.acknowledge(numbers[0])
+    assert (ledger.sent(), ledger.acknowledged(), ledger.acknowledged_count) == ({1: "a", 2: "b"}, {1}, 1)
+    assert ledger.latency_ms(0.5)[0] >= 0
+
+
+def test_the_input_never_ends_and_has_no_empty_lines(tmp_path: Path) -> None:
+    file = tmp_path / "text"
+    file.write_bytes(b"one\n\n two\xff\n")
+    assert [*itertools.islice(lines(file), 4)] == ["one", " two\\xff", "one", " two\\xff"]
+    assert all(line.strip() for line in itertools.islice(lines(None), 1000))
+    file.write_bytes(b"\n\n")
+    with pytest.raises(ValueError, match="no line"):
+        next(lines(file))
+
+
+def test_a_power_cut_leaves_nothing_of_a_journal_that_was_never_synced(tmp_path: Path) -> None:
+    for name in ("journal", "journal.meta"):
+        (tmp_path / name).write_bytes(b"x")
+    drop_unsynced(tmp_path / "journal")
+    assert [*tmp_path.iterdir()] == []
+    drop_unsynced(tmp_path / "journal")
