@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
 from raftstore.testing import BackendSuite, ContractViolationError, MemoryDisk
 from raftstore.testing.broken import BrokenBackend, broken_backends
-from raftstore.testing.killing import KillableStore
+from raftstore.testing.power import PowerSwitch
 
 TESTS = [name for name in dir(BackendSuite) if name.startswith("test_")]
 CAUGHT = [(broken, test) for broken in broken_backends() for test in broken.caught_by]
@@ -21,14 +20,13 @@ class SuiteFor(BackendSuite):
 
     def __init__(self, broken: type[BrokenBackend]) -> None:
         self._broken = broken
-        self._disks: dict[Path, MemoryDisk] = {}
+        self._disks: defaultdict[Path, MemoryDisk] = defaultdict(broken.disk_class)
 
     def make(self, path: Path) -> BrokenBackend:
-        disk = self._disks.setdefault(path, self._broken.disk_class())
-        return self._broken(path, disk=disk)
+        return self._broken(path, disk=self._disks[path])
 
-    def killable(self) -> AbstractContextManager[Callable[[Path], KillableStore]]:
-        return nullcontext(self.make)
+    def launcher(self) -> PowerSwitch:
+        return PowerSwitch(self.make, self._disks.__getitem__)
 
 
 @pytest.mark.parametrize(("broken", "test"), CAUGHT, ids=lambda value: getattr(value, "__name__", value))

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from raftstore.backend import DiskBackend
 from raftstore.registry import backend_class
 from raftstore.testing import BackendSuite, MemoryBackend, MemoryDisk
-from raftstore.testing.killing import KillableStore
+from raftstore.testing.power import PowerSwitch
 
 KIB = 1 << 10
-
-_disks: dict[Path, MemoryDisk] = {}
 
 
 def registered(name: str, path: Path, **options: int) -> DiskBackend:
@@ -26,11 +23,13 @@ def registered(name: str, path: Path, **options: int) -> DiskBackend:
 
 
 class TestMemory(BackendSuite):
-    def make(self, path: Path) -> MemoryBackend:
-        return MemoryBackend(path, disk=_disks.setdefault(path, MemoryDisk()))
+    disks: ClassVar[defaultdict[Path, MemoryDisk]] = defaultdict(MemoryDisk)
 
-    def killable(self) -> AbstractContextManager[Callable[[Path], KillableStore]]:
-        return nullcontext(self.make)
+    def make(self, path: Path) -> MemoryBackend:
+        return MemoryBackend(path, disk=self.disks[path])
+
+    def launcher(self) -> PowerSwitch:
+        return PowerSwitch(self.make, self.disks.__getitem__)
 
 
 @pytest.mark.backend("segmented")

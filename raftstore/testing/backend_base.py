@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from raftstore.backend import DiskBackend
 from raftstore.testing.checked import CheckedStore
-from raftstore.testing.killing import KillableStore, Launcher
+from raftstore.testing.killing import AnyLauncher, Launcher
 
 
 class BackendTests:
@@ -22,21 +21,15 @@ class BackendTests:
         """
         raise NotImplementedError("override make(path) in your subclass of BackendSuite")
 
-    def killable(self) -> AbstractContextManager[Callable[[Path], KillableStore]]:
-        """A context that gives a function which opens a store that can be killed.
+    def launcher(self) -> AbstractContextManager[AnyLauncher]:
+        """A context that gives what opens stores that can be killed.
 
         By default each is opened by `make` in a child process, which SIGKILL ends.
         """
-        return _child_processes(type(self))
+        return Launcher(type(self))
 
     def opened(self, path: Path) -> CheckedStore[DiskBackend]:
         """A new store beside its model, to be used in a `with` block."""
         store = path / "store"
         store.mkdir(mode=0o700)
         return CheckedStore(lambda: self.make(store))
-
-
-@contextmanager
-def _child_processes(suite: type) -> Generator[Callable[[Path], KillableStore]]:
-    with Launcher(suite) as launcher:
-        yield launcher.open

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
-
-from hypothesis.stateful import run_state_machine_as_test
+from typing import ClassVar
 
 from raftstore.batch import WriteBatch
 from raftstore.entry import LogId
 from raftstore.testing.backend_base import BackendTests
-from raftstore.testing.backend_machine import kill_while_writing, kill_within, machine_for
-from raftstore.testing.batches import entries_after
+from raftstore.testing.backend_machine import (
+    BackendMachine,
+    KillingMachine,
+    kill_while_writing,
+    kill_within,
+    killed_within,
+    run_machine,
+)
+from raftstore.testing.batches import entries_after, next_batches
 from raftstore.testing.checked import CheckedStore, run
 from raftstore.testing.killing import KillableStore
-from raftstore.testing.profile import machine_settings, times
+from raftstore.testing.profile import times
 
 
 class CrashTests(BackendTests):
@@ -67,19 +73,36 @@ class CrashTests(BackendTests):
                 ]
                 kill_within(store, batches, round_ % 4, random.random())
 
+    def test_a_kill_while_opening_changes_nothing(self, tmp_path: Path) -> None:
+        random, directory = Random(4), _new_directory(tmp_path)
+        with self.launcher() as launcher, CheckedStore(lambda: launcher.open(directory)) as store:
+            for _ in range(times(3)):
+                batches = next_batches(random, store.model, 6)
+                legal = killed_within(store, batches, random.randint(0, 5), random.random())
+                for _ in range(4):
+                    launcher.kill_while_opening(directory, random.random())
+                store.open_as_one_of(legal)
+                store.reopen()
+
     @contextmanager
     def _killable_store(self, path: Path) -> Generator[CheckedStore[KillableStore]]:
-        with self.killable() as open_store, CheckedStore(_in_new_directory(open_store, path)) as store:
+        directory = _new_directory(path)
+        with self.launcher() as launcher, CheckedStore(lambda: launcher.open(directory)) as store:
             yield store
 
 
 class MachineTests(BackendTests):
     """Hypothesis looks for a sequence of operations that the backend and the model answer differently."""
 
+    examples: ClassVar[int] = 20
+    """Sequences without kills; a third as many with them, since an opening after a kill may take long."""
+
     def test_any_sequence_of_operations_matches_the_model(self, tmp_path: Path) -> None:
-        with self.killable() as open_store:
-            machine = machine_for(open_store, tmp_path)
-            run_state_machine_as_test(machine, settings=machine_settings(examples=12, steps=25))
+        run_machine(BackendMachine, self.make, tmp_path, self.examples)
+
+    def test_any_sequence_of_operations_and_kills_matches_the_model(self, tmp_path: Path) -> None:
+        with self.launcher() as launcher:
+            run_machine(KillingMachine, launcher.open, tmp_path, self.examples // 3)
 
 
 def _replacement(number: int, term: int) -> WriteBatch:
@@ -87,7 +110,7 @@ def _replacement(number: int, term: int) -> WriteBatch:
     return WriteBatch(number + term, 11, None, run(11, 20 - term % 8, term), b"%d" % term)
 
 
-def _in_new_directory(open_store: Callable[[Path], KillableStore], path: Path) -> Callable[[], KillableStore]:
-    store = path / "store"
-    store.mkdir(mode=0o700)
-    return lambda: open_store(store)
+def _new_directory(path: Path) -> Path:
+    directory = path / "store"
+    directory.mkdir(mode=0o700)
+    return directory

@@ -5,17 +5,27 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any, cast
 
 from hypothesis import note
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from raftstore.batch import WriteBatch
-from raftstore.testing.batches import next_batch
+from raftstore.testing.batches import next_batch, next_batches
 from raftstore.testing.checked import CheckedStore, assert_same
 from raftstore.testing.killing import KillableStore
+from raftstore.testing.model import Model
+from raftstore.testing.profile import machine_settings
 
 seeds = st.integers(0, 9999)
 """One small choice for each batch: that shrinks fast."""
@@ -24,10 +34,10 @@ seeds = st.integers(0, 9999)
 class BackendMachine(RuleBasedStateMachine):
     """Works on a new store of `open_store`, in a directory of its own below `root`."""
 
-    def __init__(self, open_store: Callable[[Path], KillableStore], root: Path) -> None:
+    def __init__(self, open_store: Callable[[Path], Any], root: Path) -> None:
         super().__init__()
         self.path = Path(tempfile.mkdtemp(dir=root))
-        self.store = CheckedStore(lambda: open_store(self.path))
+        self.store: CheckedStore[Any] = CheckedStore(lambda: open_store(self.path))
 
     def teardown(self) -> None:
         self.store.backend.close()
@@ -52,15 +62,6 @@ class BackendMachine(RuleBasedStateMachine):
     def maintain(self) -> None:
         self.store.backend.maintain()
 
-    @rule()
-    def kill(self) -> None:
-        self.store.backend.kill()
-        self.store.open_again()
-
-    @rule(seed=seeds, count=st.integers(1, 5), instant=st.integers(0, 15))
-    def kill_while_writing(self, seed: int, count: int, instant: int) -> None:
-        kill_while_writing(self.store, Random(seed), count, seed % (count + 1), instant / 16)
-
     @rule(seed=seeds, bytes_max=st.none() | st.integers(0, 400))
     @precondition(lambda self: bool(self.store.model.entries))
     def read(self, seed: int, bytes_max: int | None) -> None:
@@ -74,34 +75,44 @@ class BackendMachine(RuleBasedStateMachine):
         self.store.check()
 
 
-def machine_for(open_store: Callable[[Path], KillableStore], root: Path) -> type[BackendMachine]:
-    """The machine that works on stores of `open_store` below `root`, as Hypothesis wants it."""
+class KillingMachine(BackendMachine):
+    """Its stores can be killed."""
 
-    class BoundMachine(BackendMachine):
-        def __init__(self) -> None:
-            super().__init__(open_store, root)
+    @rule(seed=seeds, count=st.integers(0, 5), instant=st.integers(0, 15))
+    def kill_while_writing(self, seed: int, count: int, instant: int) -> None:
+        kill_while_writing(self.store, Random(seed), count, seed % (count + 1), instant / 16)
 
-    return BoundMachine
+
+def run_machine(
+    machine: type[BackendMachine], open_store: Callable[[Path], object], root: Path, examples: int
+) -> None:
+    """Let Hypothesis look for a sequence of operations after which a store and the model differ."""
+
+    factory = cast("type[BackendMachine]", partial(machine, open_store, root))
+    run_state_machine_as_test(factory, settings=machine_settings(examples, steps=25))
 
 
 def kill_while_writing(
     store: CheckedStore[KillableStore], random: Random, count: int, acknowledged: int, instant: float
 ) -> None:
     """Write `count` random batches and kill in between, as `kill_within` does."""
-    ahead, batches = store.model.copy(), list[WriteBatch]()
-    for _ in range(count):
-        batches.append(next_batch(random, ahead))
-        ahead.apply(batches[-1])
-    kill_within(store, batches, acknowledged, instant)
+    kill_within(store, next_batches(random, store.model, count), acknowledged, instant)
 
 
 def kill_within(
     store: CheckedStore[KillableStore], batches: Sequence[WriteBatch], acknowledged: int, instant: float
 ) -> None:
     """Write `batches`, kill in between, open again: what is found is the result of a legal prefix."""
+    store.open_as_one_of(killed_within(store, batches, acknowledged, instant))
+
+
+def killed_within(
+    store: CheckedStore[KillableStore], batches: Sequence[WriteBatch], acknowledged: int, instant: float
+) -> list[Model]:
+    """Write `batches` and kill in between. Returns the states that may be found."""
     legal = [store.model]
     for batch in batches:
         legal.append(legal[-1].copy())
         legal[-1].apply(batch)
     acknowledged = store.backend.write_and_kill(batches, acknowledged, instant)
-    store.open_as_one_of(legal[acknowledged:])
+    return legal[acknowledged:]

@@ -22,11 +22,22 @@ def next_batch(random: Random, model: Model) -> WriteBatch:
     return merge(next_singles(random, model, random.randint(2, 6)))
 
 
+def next_batches(random: Random, model: Model, count: int) -> list[WriteBatch]:
+    """`count` batches, merged ones among them, that may follow on each other; `model` is not changed."""
+    return _in_a_row(next_batch, random, model, count)
+
+
 def next_singles(random: Random, model: Model, count: int) -> list[WriteBatch]:
     """`count` batches of one operation each that may follow on each other; `model` is not changed."""
+    return _in_a_row(next_single, random, model, count)
+
+
+def _in_a_row(
+    make: Callable[[Random, Model], WriteBatch], random: Random, model: Model, count: int
+) -> list[WriteBatch]:
     ahead, found = model.copy(), list[WriteBatch]()
     for _ in range(count):
-        found.append(next_single(random, ahead))
+        found.append(make(random, ahead))
         ahead.apply(found[-1])
     return found
 

@@ -51,6 +51,16 @@ class KillableStore(Store, Protocol):
         ...
 
 
+class AnyLauncher(Protocol):
+    """Opens stores that can be killed."""
+
+    def open(self, path: Path) -> KillableStore: ...
+
+    def kill_while_opening(self, path: Path, instant: float) -> None:
+        """Open, and kill when about `instant` (0 to 1) of the time is over that it takes."""
+        ...
+
+
 class Launcher:
     """Opens killable stores with the `make` of a suite class, which must be importable, in child processes.
 
@@ -59,6 +69,7 @@ class Launcher:
 
     def __init__(self, suite: type) -> None:
         self._suite = suite
+        self._pace_s = 0.0  # of the last opening
 
     def __enter__(self) -> Self:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -85,12 +96,18 @@ class Launcher:
 
     def open(self, path: Path) -> ChildStore:
         """Start a child that opens the store, and wait until it has."""
-        store = self.start(path)
+        begin = time.perf_counter()
+        store = self._start(path)
         store.wait_until_open()
+        self._pace_s = time.perf_counter() - begin
         return store
 
-    def start(self, path: Path) -> ChildStore:
-        """Start a child that opens the store; it may be killed while it does so."""
+    def kill_while_opening(self, path: Path, instant: float) -> None:
+        store = self._start(path)
+        time.sleep(instant * self._pace_s)
+        store.kill()
+
+    def _start(self, path: Path) -> ChildStore:
         ours, theirs = socket.socketpair()
         ours.settimeout(PATIENCE_S)
         with theirs:

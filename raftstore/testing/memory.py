@@ -189,10 +189,10 @@ class MemoryBackend:
         if self.disk.owner is not None:
             raise ContractViolationError("the disk is open: close its backend or call crash() first")
         self.disk.owner = self
-        self._recovery = self._recover()
         self._writer = threading.Lock()  # held by the one call that may write
         self._failed = False
         self._closed = False
+        self._recovery = self._recover()
 
     def _recover(self) -> Recovery:
         return found_on(self.disk)

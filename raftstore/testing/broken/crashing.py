@@ -34,7 +34,7 @@ class AcknowledgesBeforeDurable(BrokenBackend):
     caught_by = (
         "test_every_write_that_returned_survives_a_kill",
         "test_a_kill_at_any_instant_leaves_the_result_of_a_prefix_of_the_writes",
-        "test_any_sequence_of_operations_matches_the_model",
+        "test_any_sequence_of_operations_and_kills_matches_the_model",
     )
 
     def _perform(self, batch: WriteBatch) -> None:
@@ -88,6 +88,21 @@ class ResetsInTwoWrites(BrokenBackend):
         if batch.truncate_from is not None and batch.anchor is not None:
             self._done(batch, anchor=None, entries=(), meta=None)
         self._done(batch)
+
+
+class RepairsInTwoWrites(BrokenBackend):
+    """After a crash it empties the log, and then writes what it has found."""
+
+    caught_by = ("test_a_kill_while_opening_changes_nothing",)
+
+    def _recover(self) -> Recovery:
+        state = self.disk.state.copy()
+        if state.entries and not self.disk.end_is_proved:
+            number, first = state.number, state.first_index
+            for entries in ((), list(state.entries.values())):
+                self.disk.apply(self, WriteBatch(number, truncate_from=first, entries=entries))
+                self.disk.sync(self)
+        return self._recovered()
 
 
 class AppendsAtTheOldEndAfterACrash(BrokenBackend):
