@@ -126,7 +126,7 @@ class LmdbBackend:
 
     def _transact(self, batch: WriteBatch | None) -> None:
         """One transaction: for `batch`, unless it was done already, or for a sweep alone."""
-        with self._environment.begin(write=True) as txn:
+        with self._writing() as txn:
             state = self._tables.state(txn, self._state)
             if batch is None:
                 state = self._tables.sweep(txn, state, _SWEEP_KEYS_APART)
@@ -135,6 +135,22 @@ class LmdbBackend:
                 effect = change(state.bounds, state.runs, batch)
                 state = self._tables.apply(txn, effect, batch, sweep_max)
         self._state = state
+
+    @contextmanager
+    def _writing(self) -> Generator[lmdb.Transaction[bytes]]:
+        """A write transaction, committed at the end, or aborted.
+
+        To abort one, py-lmdb waits for a moment in which no other thread is inside LMDB: beside busy readers
+        that can take a minute. So they are held off.
+        """
+        txn = self._environment.begin(write=True)
+        try:
+            yield txn
+            txn.commit()
+        except BaseException:
+            with self._latch.alone():
+                txn.abort()
+            raise
 
     def _reclaim(self) -> None:
         """Turn garbage into free pages that the next transaction can use.

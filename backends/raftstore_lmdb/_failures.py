@@ -45,5 +45,5 @@ def translated(file: Path) -> Generator[None]:
 
 
 def _code(error: lmdb.Error) -> int:
-    """Never ENOSPC: from LMDB it comes out of a commit, and then does not promise that nothing will appear."""
+    """Never ENOSPC: out of a commit it would not promise that nothing will appear."""
     return error.code if error.code > 0 and error.code != errno.ENOSPC else errno.EIO

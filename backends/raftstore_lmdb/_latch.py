@@ -10,12 +10,12 @@ from contextlib import contextmanager
 class ReadersLatch:
     """Lets at most `limit` readers in at a time, and nobody beside the one who asked to be alone.
 
-    Whoever waits to be alone keeps new readers out, so it waits only for reads that already run. Not
-    reentrant.
+    Only one thread at a time may ask to be alone. It keeps new readers out from then on, so it waits only
+    for reads that already run. Not reentrant.
     """
 
     def __init__(self, limit: int) -> None:
-        self._changed = threading.Condition()  # guards the two below; never held across I/O
+        self._changed = threading.Condition()  # guards the count; never held across I/O
         self._readers = 0
         self._alone = False
         self._limit = limit
@@ -35,21 +35,17 @@ class ReadersLatch:
 
     @contextmanager
     def alone(self) -> Generator[None]:
-        """Wait for the readers to leave, and keep others out."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._alone)
-            self._alone = True
-            try:
-                self._changed.wait_for(lambda: self._readers == 0)
-            except BaseException:
-                self._leave()
-                raise
+        """Wait for the readers to leave, and keep others out.
+
+        The wish is made known before the lock is asked for: readers that come and go in a hurry could keep
+        the lock from whoever waits for it, for minutes.
+        """
+        self._alone = True
         try:
+            with self._changed:
+                self._changed.wait_for(lambda: self._readers == 0)
             yield
         finally:
+            self._alone = False
             with self._changed:
-                self._leave()
-
-    def _leave(self) -> None:
-        self._alone = False
-        self._changed.notify_all()
+                self._changed.notify_all()

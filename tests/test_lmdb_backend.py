@@ -1,0 +1,465 @@
+"""What only the lmdb backend must hold, beside the contract: what LMDB does not do by itself, and its traps."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from random import Random
+
+import pytest
+
+lmdb = pytest.importorskip("lmdb")
+
+from raftstore.batch import WriteBatch
+from raftstore.entry import Entry, LogId
+from raftstore.errors import BackendMissingError, CorruptionError
+from raftstore.testing.checked import CheckedStore
+from raftstore.testing.tools import span
+from raftstore_lmdb import LmdbBackend, _checksums, _datafile
+from raftstore_lmdb._records import encode_key
+
+pytestmark = pytest.mark.backend("lmdb")
+
+KIB = 1 << 10
+MIB = 1 << 20
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    store = tmp_path / "store"
+    store.mkdir(mode=0o700)
+    return store
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[CheckedStore[LmdbBackend]]:
+    with CheckedStore(lambda: LmdbBackend(path, ballast_bytes=64 * KIB)) as checked:
+        yield checked
+
+
+def info(backend: LmdbBackend) -> dict[str, int]:
+    found = backend._environment.info()
+    return {"last_pgno": found["last_pgno"], "last_txnid": found["last_txnid"], "map_size": found["map_size"]}
+
+
+def keys(backend: LmdbBackend) -> int:
+    """How many entries the table holds, dead or alive."""
+    with backend._environment.begin() as txn:
+        return int(txn.stat(backend._tables.entries)["entries"])
+
+
+def test_lmdb_runs_only_with_settings_that_make_a_commit_durable(store: CheckedStore[LmdbBackend]) -> None:
+    flags = store.backend._environment.flags()
+    assert flags["sync"]
+    assert flags["metasync"]
+    assert not flags["writemap"]
+    assert not flags["map_async"]
+
+
+def test_one_write_is_one_transaction(store: CheckedStore[LmdbBackend]) -> None:
+    store.append(20)
+    store.backend.maintain()
+    before = info(store.backend)["last_txnid"]
+    store.write(
+        truncate_from=11,
+        anchor=LogId(store.model.entries[5].term, 5),
+        entries=span(11, 30, term=9),
+        hard_state=b"vote",
+        meta=b"meta",
+    )
+    assert info(store.backend)["last_txnid"] == before + 1
+
+
+def test_files_are_for_their_owner_alone_whatever_the_umask(path: Path) -> None:
+    before = os.umask(0)
+    try:
+        LmdbBackend(path).close()
+    finally:
+        os.umask(before)
+    assert {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.iterdir()} == {
+        "data.mdb": 0o600,
+        "lock.mdb": 0o600,
+    }
+
+
+@contextmanager
+def recorded(monkeypatch: pytest.MonkeyPatch, calls: list[str]) -> Iterator[None]:
+    """Note every sync and every write that this backend does itself, with the file's name."""
+
+    def name(fd: int) -> str:
+        return Path(os.readlink(f"/proc/self/fd/{fd}")).name
+
+    def fsync(fd: int) -> None:
+        calls.append(f"sync {name(fd)}")
+
+    def pwrite(fd: int, data: bytes, offset: int) -> int:
+        calls.append(f"write {name(fd)} {offset}")
+        return len(data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        patch.setattr(os, "pwrite", pwrite)
+        yield
+
+
+def test_a_new_store_and_its_name_are_synced_before_it_is_reported(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    with recorded(monkeypatch, calls):
+        LmdbBackend(path).close()
+    assert calls == [
+        "sync data.mdb",
+        "write data.mdb 0",
+        "write data.mdb 4096",
+        "sync data.mdb",
+        "sync store",
+    ]
+
+
+def test_opening_makes_durable_what_the_page_cache_shows(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a kill the newer meta page may be in the page cache alone."""
+    LmdbBackend(path).close()
+    calls: list[str] = []
+    with recorded(monkeypatch, calls):
+        LmdbBackend(path).close()
+    assert calls == ["write data.mdb 0", "write data.mdb 4096", "sync data.mdb", "sync store"]
+
+
+class Died(BaseException):
+    """The process ended here."""
+
+
+@pytest.mark.parametrize("step", ["mkdir", "open_environment", "sync", "rename", "rmtree", "read_head"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_an_end_at_any_step_of_the_creation_leaves_a_directory_that_opens(
+    path: Path, monkeypatch: pytest.MonkeyPatch, step: str, moment: str
+) -> None:
+    owner = {"mkdir": Path, "rename": Path, "rmtree": shutil}.get(step, _datafile)
+    done = getattr(owner, step)
+
+    def dying(*args: object, **kwargs: object) -> None:
+        if moment == "after":
+            result = done(*args, **kwargs)
+            if isinstance(result, lmdb.Environment):
+                result.close()
+        raise Died
+
+    with monkeypatch.context() as patch, pytest.raises(Died):
+        patch.setattr(owner, step, dying)
+        LmdbBackend(path)
+    with closing(LmdbBackend(path)) as backend:
+        assert backend.recovery.number == 0
+    assert sorted(file.name for file in path.iterdir()) == ["data.mdb", "lock.mdb"]
+
+
+def test_threads_in_turn_can_write(store: CheckedStore[LmdbBackend]) -> None:
+    """A commit from another thread than that of the begin would leak LMDB's writer lock."""
+    for _ in range(50):
+        thread = threading.Thread(target=store.append, args=[3])
+        thread.start()
+        thread.join(30)
+        assert not thread.is_alive()
+    store.reopen()
+
+
+def test_a_stale_key_above_the_last_entry_is_refused_not_skipped(store: CheckedStore[LmdbBackend]) -> None:
+    """LMDB's putmulti(append=True) leaves out what is out of order, and says so only in a count."""
+    store.append(5)
+    environment, tables = store.backend._environment, store.backend._tables
+    with environment.begin(write=True) as txn:
+        txn.put(encode_key(9), b"stale", db=tables.entries)
+    with pytest.raises(CorruptionError, match="above the last"):
+        store.backend.write(WriteBatch(2, entries=span(6, 12)))
+    assert store.backend.read(1, 6, None) == list(store.model.entries.values())
+
+
+def test_truncation_leaves_no_key_behind(store: CheckedStore[LmdbBackend]) -> None:
+    store.append(3000)
+    store.write(truncate_from=1000)
+    assert keys(store.backend) == 999
+    store.write(truncate_from=500, entries=span(500, 502, term=7))
+    assert keys(store.backend) == 501
+    store.write(truncate_from=1)
+    assert keys(store.backend) == 0
+    store.reopen()
+
+
+def test_a_reset_below_the_garbage_of_a_purge_leaves_none_of_it(store: CheckedStore[LmdbBackend]) -> None:
+    store.append(2000)
+    store.write(anchor=store.model.entries[1900].id)
+    store.write(truncate_from=1, anchor=LogId(1, 50))
+    store.write(entries=span(51, 53, term=2))
+    assert keys(store.backend) == 2
+    store.reopen()
+    assert store.backend.read(51, 53, None) == span(51, 53, term=2)
+
+
+def test_purge_moves_the_anchor_and_leaves_the_keys_for_later(store: CheckedStore[LmdbBackend]) -> None:
+    store.append(6000)
+    store.write(anchor=store.model.entries[5000].id)
+    assert keys(store.backend) > 5900
+    for _ in range(20):
+        store.backend.maintain()
+    assert keys(store.backend) == 1000
+    store.reopen()
+
+
+def test_garbage_below_a_gap_that_no_loop_could_walk_is_dropped(store: CheckedStore[LmdbBackend]) -> None:
+    store.append(100)
+    store.write(anchor=LogId(1, 2**62))
+    store.write(entries=span(2**62 + 1, 2**62 + 4))
+    store.backend.maintain()
+    assert keys(store.backend) == 3
+    store.reopen()
+
+
+@pytest.mark.parametrize("size", [10, 1500, 20_000])
+def test_append_and_purge_do_not_grow_the_file_even_if_maintain_is_never_called(
+    store: CheckedStore[LmdbBackend], size: int
+) -> None:
+    def turn() -> None:
+        for _ in range(40):
+            store.append(8, size=size)
+        store.write(anchor=store.model.entries[store.model.last.index - 50].id)
+
+    for _ in range(4):
+        turn()
+    settled = info(store.backend)["last_pgno"], store.backend.stats().bytes_on_disk
+    for _ in range(8):
+        turn()
+    assert info(store.backend)["last_pgno"] <= settled[0] * 1.1
+    assert store.backend.stats().bytes_on_disk <= settled[1] * 1.1 + MIB
+
+
+def test_no_read_transaction_outlives_its_read(store: CheckedStore[LmdbBackend]) -> None:
+    """A pinned one keeps every page that is freed after it from being used again."""
+    store.append(10)
+    store.backend.read(1, 11, None)
+    store.backend.stats()
+    with pytest.raises(LookupError):
+        store.backend.read(9, 12, None)
+    assert "no active readers" in store.backend._environment.readers()
+
+
+def test_a_read_beside_a_truncation_gives_way_but_a_lost_entry_is_damage(
+    store: CheckedStore[LmdbBackend],
+) -> None:
+    store.append(10)
+    store.write(truncate_from=8)
+    with pytest.raises(LookupError):
+        store.backend.read(5, 10, None)
+    with store.backend._environment.begin(write=True) as txn:
+        txn.delete(encode_key(6), db=store.backend._tables.entries)
+    with pytest.raises(CorruptionError, match="entry 6 is missing") as caught:
+        store.backend.read(5, 8, None)
+    assert (caught.value.first_index, caught.value.file) == (6, store.backend._file)
+
+
+def test_a_repeated_write_is_recognized_after_an_interrupt_behind_the_commit(
+    store: CheckedStore[LmdbBackend],
+) -> None:
+    """The transaction is done, but nothing in memory knows of it."""
+    store.append(5)
+    known = store.backend._state
+    batch = store.write(truncate_from=4, entries=span(4, 9, term=5))
+    store.backend._state = known
+    store.backend.write(batch)
+    store.append(3)
+    store.write(anchor=store.model.entries[6].id)
+    store.reopen()
+
+
+@pytest.mark.timeout(20)
+def test_a_full_map_doubles_while_readers_run(path: Path) -> None:
+    """A full map poisons the transaction; aborting that, and growing the map, must hold off busy readers:
+
+    py-lmdb waited half a minute for a moment in which none of them was at work.
+    """
+    opened = CheckedStore(lambda: LmdbBackend(path, map_bytes=MIB, ballast_bytes=64 * KIB))
+    with opened as store:
+        store.append(100)
+        done, failures = threading.Event(), list[BaseException]()
+
+        def read() -> None:
+            try:
+                while not done.is_set():
+                    assert store.backend.read(1, 101, None)[-1].index == 100
+            except Exception as error:
+                failures.append(error)
+
+        readers = [threading.Thread(target=read) for _ in range(3)]
+        for reader in readers:
+            reader.start()
+        for _ in range(12):
+            store.append(4, size=250 * KIB)
+        done.set()
+        for reader in readers:
+            reader.join(30)
+        assert not failures
+        assert info(store.backend)["map_size"] == 16 * MIB
+        store.reopen()
+        assert info(store.backend)["map_size"] > 11 * MIB
+
+
+@pytest.mark.parametrize(
+    "size", [0, 1, 1997, 1998, 2004, 2005, 2006, 4050, 4062, 4063, 4064, 4065, 9000, MIB]
+)
+def test_payloads_on_both_sides_of_every_page_limit_come_back(
+    store: CheckedStore[LmdbBackend], size: int
+) -> None:
+    store.write(entries=[Entry(1, 1, Random(size).randbytes(size), 255)])
+    store.append(1)
+    store.reopen()
+
+
+def test_the_checksum_of_a_store_is_the_one_it_was_made_with(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "crc32c", None)
+        opened = CheckedStore(lambda: LmdbBackend(path))
+        opened.append(5)
+        opened.backend.close()
+    with opened as store:
+        store.open_again()
+        assert store.backend._state.bounds.checksum == _checksums.CRC32
+        store.append(5)
+        store.reopen()
+
+
+def test_a_store_whose_checksum_library_is_missing_says_what_to_install(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("crc32c")
+    LmdbBackend(path).close()
+    monkeypatch.setitem(sys.modules, "crc32c", None)
+    with pytest.raises(BackendMissingError, match="pip install crc32c"):
+        LmdbBackend(path)
+    with pytest.raises(BackendMissingError):
+        LmdbBackend.examine(path, deep=False)
+
+
+def synced_fd(path: Path) -> int:
+    """The descriptor through which LMDB writes meta pages of `path`, synchronously."""
+    return next(fd for fd in open_fds(path) if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DSYNC)
+
+
+def open_fds(path: Path) -> list[int]:
+    found = [int(entry.name) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
+    return [fd for fd in found if os.path.lexists(f"/proc/self/fd/{fd}") and _target(fd) == path / "data.mdb"]
+
+
+def _target(fd: int) -> Path:
+    try:
+        return Path(os.readlink(f"/proc/self/fd/{fd}"))
+    except FileNotFoundError:
+        return Path()
+
+
+def break_fd(fd: int, replacement: str) -> None:
+    """From now on the descriptor belongs to another file."""
+    other = os.open(replacement, os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(other, fd, inheritable=False)
+    os.close(other)
+
+
+def test_reading_goes_on_after_a_meta_page_could_not_be_written(
+    store: CheckedStore[LmdbBackend], path: Path
+) -> None:
+    """LMDB then refuses even to read, until it is opened again; and it puts back only a part of the page."""
+    store.append(10)
+    store.append(10)
+    break_fd(synced_fd(path), "/dev/full")
+    with pytest.raises(OSError, match="No space") as caught:
+        store.backend.write(WriteBatch(3, entries=span(21, 25)))
+    assert caught.value.errno == errno.EIO, "ENOSPC would promise that nothing appears"
+    store.check()
+    with pytest.raises(OSError):
+        store.backend.write(WriteBatch(4, hard_state=b"vote"))
+    store.reopen()
+    assert not store.backend.recovery.end_is_proved
+    assert store.backend.recovery.notes
+    store.append(5)
+    store.append(5)
+    store.reopen()
+    assert store.backend.recovery.end_is_proved
+
+
+def test_reading_goes_on_after_a_data_page_could_not_be_written(
+    store: CheckedStore[LmdbBackend], path: Path
+) -> None:
+    store.append(10)
+    for fd in set(open_fds(path)) - {synced_fd(path)}:
+        break_fd(fd, "/dev/full")
+    with pytest.raises(OSError) as caught:
+        store.backend.write(WriteBatch(2, entries=span(11, 15)))
+    assert caught.value.errno == errno.EIO
+    store.check()
+    store.reopen()
+    store.append(5)
+    store.reopen()
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from raftstore.batch import WriteBatch
+from raftstore.entry import LogId, Entry
+from raftstore_lmdb import LmdbBackend
+backend = LmdbBackend(Path(sys.argv[1]), map_bytes=2**20, ballast_bytes=2**16)
+number, last = backend.recovery.number, backend.recovery.last.index
+while True:
+    number += 1
+    count, anchor = 1 + number % 7, None
+    if number % 10 == 0:
+        anchor = LogId(number - 10, last - 20)
+    if number % 15 == 0:
+        last -= 5
+    terms = dict(truncate_from=last + 1, entries=[
+        Entry(number, last + 1 + i, b"%d" % number * 300) for i in range(count)
+    ])
+    backend.write(WriteBatch(number, hard_state=b"%d" % number, **terms))
+    last += count
+    if number % 10 == 0:
+        number += 1
+        keep = backend.read(last - 10, last - 9, None)[0].id if last > 20 else None
+        backend.write(WriteBatch(number, anchor=keep, hard_state=b"%d" % number))
+        backend.maintain()
+    print(number, last, flush=True)
+"""
+
+
+def test_a_kill_at_any_moment_loses_nothing_that_was_acknowledged(path: Path) -> None:
+    """Every write names its number in its entries and in the hard state, beside truncations and purges."""
+    random = Random(7)
+    for _ in range(12):
+        child = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(path)], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
+        )
+        assert child.stdout is not None
+        lines = [child.stdout.readline() for _ in range(random.randint(1, 60))]
+        child.send_signal(signal.SIGKILL)
+        rest, _ = child.communicate()
+        output = b"".join(lines) + rest[: rest.rfind(b"\n") + 1]
+        number, last = map(int, output.splitlines()[-1].split())
+        with closing(LmdbBackend(path, map_bytes=MIB)) as backend:
+            found = backend.recovery
+            assert number <= found.number <= number + 2
+            assert found.hard_state == b"%d" % found.number
+            assert found.end_is_proved
+            assert found.number > number or found.last.index == last
+            entries = backend.read(found.anchor.index + 1, found.last.index + 1, None)
+            assert len(entries) == found.last.index - found.anchor.index
+            assert all(entry.data == b"%d" % entry.term * 300 for entry in entries)
+        assert not LmdbBackend.examine(path, deep=True).damage
