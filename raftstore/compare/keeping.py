@@ -21,6 +21,8 @@ from raftstore.log import RaftLog, open
 
 FILL_BATCH: Final = 1000
 ENTRY_BYTES: Final = 100
+STEPS: Final = 5
+"""Calls in which a part of the log is dropped."""
 SMALL_WRITE_BYTES: Final = 64
 """What a bare write that only moves a bound would take."""
 
@@ -95,23 +97,25 @@ def read_anywhere(store: KeptStore, budget: Budget) -> Measurement:
 
 
 def truncate_tail(store: KeptStore, budget: Budget) -> Measurement:
-    """Drop the newest tenth."""
+    """Drop the newest tenth, in a few steps."""
     log = store.log
-    return _change(log, lambda: log.truncate(log.next_index - len(log) // 10))
+    step = len(log) // (10 * STEPS)
+    return _steps(log, lambda: log.truncate(log.next_index - step))
 
 
 def purge_half(store: KeptStore, budget: Budget) -> Measurement:
-    """Drop the older half of what there is."""
+    """Drop the older half of what there is, in a few steps."""
     log = store.log
-    return _change(log, lambda: log.purge(log.anchor.index + len(log) // 2))
+    step = len(log) // (2 * STEPS)
+    return _steps(log, lambda: log.purge(log.anchor.index + step))
 
 
 def _once(seconds: float, entries: int) -> Measurement:
     return Measurement(1, entries, seconds, seconds, seconds * 1000, seconds * 1000)
 
 
-def _change(log: RaftLog, call: Callable[[], object]) -> Measurement:
-    return measure_writes(log, lambda: [timed(call)], entries_a_call=0)
+def _steps(log: RaftLog, call: Callable[[], object]) -> Measurement:
+    return measure_writes(log, lambda: [timed(call) for _ in range(STEPS)], entries_a_call=0)
 
 
 KEEPING: Final = (
@@ -119,7 +123,7 @@ KEEPING: Final = (
     Keeping("open", "open lazily after a clean close", open_lazily),
     Keeping("read-forward", "read forward, from disk", read_forward),
     Keeping("read-random", "read single entries at random, from disk", read_anywhere),
-    Keeping("truncate", "truncate the newest tenth", truncate_tail, SMALL_WRITE_BYTES),
-    Keeping("purge", "purge the older half", purge_half, SMALL_WRITE_BYTES),
+    Keeping("truncate", f"truncate the newest tenth in {STEPS} calls", truncate_tail, SMALL_WRITE_BYTES),
+    Keeping("purge", f"purge the older half in {STEPS} calls", purge_half, SMALL_WRITE_BYTES),
 )
 """In the order in which they are run on one store."""
