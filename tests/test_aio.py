@@ -15,14 +15,14 @@ import raftstore.aio
 from raftstore.aio import AsyncRaftLog
 from raftstore.entry import NO_ENTRY, HardState, LogId, Splice
 from raftstore.errors import BackpressureError, GapError, StoreClosedError, StoreFailedError, TruncatedError
-from raftstore.policy import Batch
+from raftstore.log import RaftLog
 from raftstore.strategy import DiskFirst, MemFirst, Strategy
 from raftstore.testing.memory import MemoryDisk
 from raftstore.testing.open_log import close_broken, open_log
 from raftstore.testing.tools import PATIENCE_S, entry, eventually, run, span
 
 both = pytest.mark.parametrize("strategy", [DiskFirst(), MemFirst()], ids=["DiskFirst", "MemFirst"])
-NEVER = Batch(10**6, 10**6)
+Opener = Callable[[MemoryDisk, Strategy], RaftLog]
 Body = Callable[[AsyncRaftLog], Coroutine[Any, Any, None]]
 
 
@@ -31,11 +31,19 @@ def disk() -> MemoryDisk:
     return MemoryDisk()
 
 
-def run_with(disk: MemoryDisk, strategy: Strategy, body: Body, **limits: int) -> None:
+def little_room(disk: MemoryDisk, strategy: Strategy) -> RaftLog:
+    return open_log(disk, strategy, pending_bytes_max=1000, backpressure_timeout_ms=30_000)
+
+
+def little_patience(disk: MemoryDisk, strategy: Strategy) -> RaftLog:
+    return open_log(disk, strategy, pending_bytes_max=1000, backpressure_timeout_ms=30)
+
+
+def run_with(disk: MemoryDisk, strategy: Strategy, body: Body, opener: Opener = open_log) -> None:
     """Run `body` on a loop of its own with a log on `disk`."""
 
     async def main() -> None:
-        async with AsyncRaftLog(open_log(disk, strategy, **limits)) as log:
+        async with AsyncRaftLog(opener(disk, strategy)) as log:
             await asyncio.wait_for(body(log), PATIENCE_S)
 
     asyncio.run(main(), debug=True)
@@ -127,7 +135,9 @@ def test_the_loop_goes_on_while_the_disk_stands_still(disk: MemoryDisk, strategy
     run_with(disk, strategy, body)
 
 
-def test_no_write_happens_on_the_thread_of_the_loop(disk: MemoryDisk) -> None:
+def test_no_write_happens_on_the_thread_of_the_loop(
+    disk: MemoryDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     writers: set[int] = set()
     original = disk.apply
 
@@ -135,7 +145,7 @@ def test_no_write_happens_on_the_thread_of_the_loop(disk: MemoryDisk) -> None:
         writers.add(threading.get_ident())
         original(*args)
 
-    disk.apply = noting  # type: ignore[method-assign]
+    monkeypatch.setattr(disk, "apply", noting)
 
     async def body(log: AsyncRaftLog) -> None:
         await log.append(span(1, 3))
@@ -178,7 +188,7 @@ def test_calls_are_accepted_in_order_when_there_is_no_room_either(disk: MemoryDi
         await asyncio.gather(*tasks)
         assert await log.entries(1) == span(1, 101)
 
-    run_with(disk, MemFirst(), body, pending_bytes_max=1000, backpressure_timeout_ms=30_000)
+    run_with(disk, MemFirst(), body, little_room)
 
 
 def test_cancelling_an_await_does_not_withdraw_the_write(disk: MemoryDisk) -> None:
@@ -210,7 +220,7 @@ def test_cancelling_those_who_wait_for_room_lets_the_others_in(disk: MemoryDisk)
         await log.flush()
         assert [e.data[:1] for e in await log.entries(1)] == [b"x", b"z"]
 
-    run_with(disk, MemFirst(), body, pending_bytes_max=1000, backpressure_timeout_ms=30_000)
+    run_with(disk, MemFirst(), body, little_room)
 
 
 def test_backpressure_reaches_the_task(disk: MemoryDisk) -> None:
@@ -221,7 +231,7 @@ def test_backpressure_reaches_the_task(disk: MemoryDisk) -> None:
                 await log.append([entry(2, data=b"x" * 900)])
         await log.append([entry(2)])
 
-    run_with(disk, MemFirst(), body, pending_bytes_max=1000, backpressure_timeout_ms=30)
+    run_with(disk, MemFirst(), body, little_patience)
 
 
 def test_a_timeout_around_an_await_works(disk: MemoryDisk) -> None:

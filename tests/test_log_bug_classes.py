@@ -88,6 +88,7 @@ from raftstore.testing.tools import (
     eventually,
     in_threads,
     outcome,
+    repeatedly,
     run,
     span,
 )
@@ -665,94 +666,56 @@ def test_a_hole_on_disk_is_corruption(
 
 @both
 def test_readers_see_all_of_a_conflict_or_nothing(disk: MemoryDisk, strategy: Strategy) -> None:
-    stop = threading.Event()
-
-    def read() -> int:
-        seen = 0
-        while not stop.is_set():
-            terms = {e.term for e in log.entries(3, 9)}
-            assert len(terms) == 1, terms
-            seen += 1
-        return seen
+    def check() -> None:
+        terms = {e.term for e in log.entries(3, 9)}
+        assert len(terms) == 1, terms
 
     with open_log(disk, strategy) as log:
         log.append(run(1, [1, 1] + [1] * 6))
         log.flush()
-        readers = [background(read) for _ in range(3)]
-        for term in range(2, 150):
-            log.splice(LogId(1, 2), run(3, [term] * 6))
-        stop.set()
-        assert all(outcome(reader) for reader in readers)
+        with repeatedly(check):
+            for term in range(2, 150):
+                log.splice(LogId(1, 2), run(3, [term] * 6))
 
 
 @both
 def test_whatever_the_bounds_promise_can_be_read(disk: MemoryDisk, strategy: Strategy) -> None:
-    stop = threading.Event()
-
-    def read() -> int:
-        seen = 0
-        while not stop.is_set():
-            last = log.last_index
-            if last:
-                found = log.entry(last)
-                assert found is not None, last
-                assert found.index == last
-                assert log.term(last) == 1
-                assert [e.index for e in log.entries(max(1, last - 3), last + 1)][-1] == last
-                seen += 1
-        return seen
+    def check() -> None:
+        last = log.last_index
+        found = log.entry(last)
+        assert found is not None, last
+        assert (found.index, log.term(last)) == (last, 1)
+        assert [e.index for e in log.entries(max(1, last - 3), last + 1)][-1] == last
 
     with open_log(disk, strategy, cache_bytes=2000) as log:
-        readers = [background(read) for _ in range(3)]
-        for index in range(1, 800):
-            log.append([entry(index)])
+        log.append([entry(1)])
         log.flush()
-        eventually(lambda: log.last_index == 799, "all is visible")
-        stop.set()
-        assert all(outcome(reader) for reader in readers)
+        with repeatedly(check):
+            for index in range(2, 800):
+                log.append([entry(index)])
 
 
 @both
 def test_the_anchor_is_never_seen_half_moved(disk: MemoryDisk, strategy: Strategy) -> None:
-    stop = threading.Event()
-
-    def read() -> int:
-        seen = 0
-        while not stop.is_set():
-            anchor = log.anchor
-            assert anchor.term == anchor.index, anchor
-            seen += 1
-        return seen
+    def check() -> None:
+        anchor = log.anchor
+        assert anchor.term == anchor.index, anchor
 
     with open_log(disk, strategy) as log:
         log.append(run(1, range(1, 301)))
-        readers = [background(read) for _ in range(2)]
-        for upto in range(1, 300):
-            log.purge(upto)
-        stop.set()
-        assert all(outcome(reader) for reader in readers)
+        with repeatedly(check):
+            for upto in range(1, 300):
+                log.purge(upto)
 
 
 @both
 def test_the_durable_index_only_grows_while_threads_append(disk: MemoryDisk, strategy: Strategy) -> None:
-    stop = threading.Event()
-
-    def watch() -> list[int]:
-        seen = [0]
-        while not stop.is_set():
-            now = log.durable_index
-            if now != seen[-1]:
-                seen.append(now)
-        return seen
-
-    called: list[int] = []
+    seen, called = [0], list[int]()
     with open_log(disk, strategy) as log:
         log.on_durable(called.append)
-        watcher = background(watch)
-        in_threads(6, lambda _: [log.propose(1, [b"x"]) for _ in range(60)])
-        log.flush()
-        stop.set()
-        seen = outcome(watcher)
+        with repeatedly(lambda: seen.append(log.durable_index), threads=1):
+            in_threads(6, lambda _: [log.propose(1, [b"x"]) for _ in range(60)])
+            log.flush()
         eventually(lambda: called[-1:] == [360], "the last callback")
     assert seen == sorted(seen)
     assert called == sorted(set(called))

@@ -325,8 +325,9 @@ class ResetPromises(LogPromises):
     @pytest.mark.parametrize("anchor", [LogId(-1, 3), LogId(1, -3), LogId(1, 2**63), LogId(2**63, 1)])
     def test_an_anchor_outside_the_numbers_of_a_log_is_refused(self, log: RaftLog, anchor: LogId) -> None:
         log.append(span(1, 3))
-        for call in (log.reset, lambda anchor: log.save(anchor=anchor)):
-            with pytest.raises((RaftStoreError, ValueError)):
-                call(anchor)
+        with pytest.raises((RaftStoreError, ValueError)):
+            log.reset(anchor)
+        with pytest.raises((RaftStoreError, ValueError)):
+            log.save(anchor=anchor)
         log.flush()
         assert log.entries(1) == [Entry(1, 1, b"1@1"), Entry(1, 2, b"2@1")]

@@ -7,6 +7,7 @@ exactly: the state after some prefix of the accepted writes that includes every 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from typing import Any, Protocol
 
@@ -231,7 +232,7 @@ class LogMachine(RuleBasedStateMachine):
         self.log.flush()
         for sent in self.sent:
             assert sent.receipt.done()
-            taken_back = _outcome(lambda sent=sent: sent.receipt.wait(0)) is TruncatedError
+            taken_back = _outcome(partial(sent.receipt.wait, 0)) is TruncatedError
             assert not taken_back or sent.taken_back, f"{sent.last} is there"
         self._settled()
 
@@ -328,6 +329,6 @@ def run_log_machine(make: Callable[[], Harness], *, examples: int, steps: int, s
         deadline=None,
         database=None,
         phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=tuple(HealthCheck),  # pyright: ignore[reportArgumentType]
     )
-    run_state_machine_as_test(lambda: LogMachine(make()), settings=chosen)  # pyright: ignore
+    run_state_machine_as_test(lambda: LogMachine(make()), settings=chosen)  # type: ignore[arg-type]

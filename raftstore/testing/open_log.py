@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from errno import EIO
 from pathlib import Path
 from typing import Literal, cast
@@ -127,12 +128,12 @@ class Killable:
 class KillableMemory:
     """A log on a disk in memory, whose power fails when it is killed."""
 
-    def __init__(self, strategy: Strategy, policy: FlushPolicy, **limits: int) -> None:
+    def __init__(self, opener: Callable[[MemoryDisk], RaftLog]) -> None:
         self._disk = MemoryDisk()
-        self._strategy, self._policy, self._limits = strategy, policy, limits
+        self._opener = opener
 
     def open(self) -> RaftLog:
-        return open_log(self._disk, self._strategy, self._policy, **self._limits)
+        return self._opener(self._disk)
 
     def kill(self, log: RaftLog) -> None:
         """The disk keeps what was durable; a write that was under way is lost."""

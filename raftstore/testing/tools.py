@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 from raftstore.entry import Entry, LogId
@@ -87,5 +89,30 @@ def in_threads(count: int, call: Callable[[int], T]) -> list[T]:
         start.wait(PATIENCE_S)
         return call(number)
 
-    futures = [background(lambda number=number: one(number)) for number in range(count)]
+    futures = [background(partial(one, number)) for number in range(count)]
     return [outcome(future) for future in futures]
+
+
+@contextmanager
+def repeatedly(check: Callable[[], object], *, threads: int = 3) -> Generator[None]:
+    """While the block runs, and at least once in each of the threads, call `check` again and again.
+
+    Raises what `check` raised.
+    """
+    rounds = [0] * threads
+    stop = threading.Event()
+
+    def body(number: int) -> None:
+        while not stop.is_set():
+            check()
+            rounds[number] += 1
+
+    futures = [background(partial(body, number)) for number in range(threads)]
+    try:
+        yield
+        eventually(lambda: all(rounds) or any(f.done() for f in futures), "every thread checked")
+    finally:
+        stop.set()
+        wait(futures, PATIENCE_S)
+    for future in futures:
+        outcome(future)
