@@ -11,13 +11,13 @@ from pathlib import Path
 from raftstore.backend import BackendStats, Examination, Recovery
 from raftstore.batch import WriteBatch
 from raftstore.entry import Entry, term_runs
-from raftstore.errors import ConfigError
+from raftstore.errors import ConfigError, CorruptionError
 from raftstore_segmented import frame
 from raftstore_segmented.catalog import Catalog
 from raftstore_segmented.checksums import available
 from raftstore_segmented.counters import Counters
 from raftstore_segmented.examine import examine, measure
-from raftstore_segmented.files import FileLayer, OsFiles, write_all, write_zeros
+from raftstore_segmented.files import FileLayer, NotRegularError, OsFiles, write_all, write_zeros
 from raftstore_segmented.frame import FRAME_HEADER_BYTES, Place, encode_data, encode_other
 from raftstore_segmented.header import CLOSED, FRAMES_AT, Pointer
 from raftstore_segmented.index import FrameIndex
@@ -55,9 +55,11 @@ class SegmentedBackend:
         self._closed = False
         try:
             self._open(segment_bytes)
+        except NotRegularError as error:
+            self._give_up()
+            raise CorruptionError(f"foreign file: {error}", file=self._directory) from error
         except BaseException:
-            self._worker.stop()
-            self._files.release()
+            self._give_up()
             raise
         weakref.finalize(self, self._worker.signal_stop)
 
@@ -84,13 +86,12 @@ class SegmentedBackend:
         return self._reader.read(start, stop, bytes_max)
 
     def maintain(self) -> None:
-        """Mark the end, so that a later opening can prove it, and wait for what runs in the background."""
+        """Mark the end, so that a later opening can prove it, and remove segments that count no more."""
         if self._unmarked:
             self._mark()
-        if self._state.oldest > self._retired_below:
-            self._retire()
-        self._worker.submit(self._space.prepare)
-        self._worker.wait_idle()
+        self._space.retire(self._catalog)
+        if not self._space.is_ready():
+            self._worker.submit(self._space.prepare)
 
     def stats(self) -> BackendStats:
         """As `DiskBackend.stats`."""
@@ -123,6 +124,10 @@ class SegmentedBackend:
         finally:
             files.release()
 
+    def _give_up(self) -> None:
+        self._worker.stop()
+        self._files.release()
+
     def _open(self, segment_bytes: int) -> None:
         found = look(self._files, self._directory, writable=True)
         algorithm = available() if found is None else found.current.header.algorithm
@@ -132,8 +137,8 @@ class SegmentedBackend:
             self._create()
         else:
             self._adopt(found)
-        self._retired_below = self._state.oldest
         self._reader = Reader(self._files, self._catalog)
+        self._space.retired_from(self._state.oldest)
         self._space.want(self._catalog.current)
         worker.submit(self._space.prepare)
 
@@ -151,8 +156,7 @@ class SegmentedBackend:
     def _adopt(self, found: Found) -> None:
         try:
             self._recovery = mend(self._files, self._directory, found)
-            self._space.retire(found.stale, set())
-            self._space.adopt(found.following, found.spares, reserve=found.reserve)
+            self._space.adopt(found.following, found.stale, found.spares, reserve=found.reserve)
         except BaseException:
             found.close(self._files)
             raise
@@ -230,19 +234,13 @@ class SegmentedBackend:
         counters.bytes_appended += size
         if rotated:
             self._after_rotation(segment)
-        if state.oldest > self._retired_below:
-            self._retire()
+        if not self._space.retired(state.oldest):
+            self._worker.submit(partial(_retire, self._catalog, self._space))
 
     def _after_rotation(self, segment: Segment) -> None:
         self._space.begun(segment)
-        self._space.want(segment)
         self._worker.submit(self._space.prepare)
         self._worker.submit(partial(seal, self._files, self._catalog, segment.id - 1, self.counters))
-
-    def _retire(self) -> None:
-        """Hand the segments that count no more to the background thread."""
-        begin, self._retired_below = self._retired_below, self._state.oldest
-        self._worker.submit(partial(_retire, self._catalog, self._space, range(begin, self._retired_below)))
 
     def _mark(self) -> None:
         """A frame that says that the one before it was complete."""
@@ -287,8 +285,9 @@ def _index_frame(place: Place, offset: int, state: LogState, index: FrameIndex) 
     return encode_other(place, offset, state.number, frame.INDEX, table + snapshot, payload)
 
 
-def _retire(catalog: Catalog, space: Space, segment_ids: range) -> None:
-    space.retire(segment_ids, {segment.id for segment in catalog.retire()})
+def _retire(catalog: Catalog, space: Space) -> None:
+    """Room that a purge gave back may be what the next segment was waiting for."""
+    space.retire(catalog)
     space.prepare()
 
 

@@ -84,6 +84,8 @@ class FrameIndex:
         end = bisect_left(self.firsts, stop)
         if begin < 0:
             return []
+        if end == begin + 1:
+            return [Span(self.offsets[begin] << 3, self.sizes[begin] << 3, start, stop)]
         firsts = self.firsts[begin:end]
         starts, stops = firsts.tolist(), [*firsts[1:], stop]
         starts[0] = start

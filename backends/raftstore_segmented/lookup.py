@@ -26,12 +26,18 @@ def load_base(files: FileLayer, catalog: Catalog, segment: Segment) -> FrameInde
     """
     if segment.base is not None:
         return segment.base
-    index = stored_index(files, segment)
+    index = stored_index(files, segment) if _describes(segment) else None
     if index is None:
         _log.info("%s: no index to be trusted, reading the frames", segment.name)
         index = _index_from_frames(files, catalog, segment)
     segment.base = index
     return index
+
+
+def _describes(segment: Segment) -> bool:
+    """Whether the index that is pointed at is the whole segment's, or the part's that `base` stands for."""
+    pointer = segment.pointer
+    return pointer is not None and (bool(pointer.flags & SEALED) or pointer.offset == segment.base_end)
 
 
 def stored_index(files: FileLayer, segment: Segment) -> FrameIndex | None:

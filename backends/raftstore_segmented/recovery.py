@@ -140,10 +140,10 @@ class _Search:
         """The end is in the segment before `following`, in which no write was finished."""
         if segment_id != following.id - 1:
             raise self._damage("the first frame of the log is damaged", following, FRAMES_AT)
-        torn = self._torn_first_frame(following)
         found = self._end_of(self._open(segment_id))
         if found is None or self._is_sealed(found.current):
             raise self._damage("the first frame of a segment is damaged", following, FRAMES_AT)
+        torn = self._torn_first_frame(following, FRAME_HEADER_BYTES if found.clean else EMPTY_LOOK_BYTES)
         if torn is not None:
             if found.torn is not None:
                 raise self._damage("a frame that others follow is damaged", found.current, found.torn.start)
@@ -151,10 +151,10 @@ class _Search:
         found.following = following
         return found
 
-    def _torn_first_frame(self, segment: Segment) -> Torn | None:
+    def _torn_first_frame(self, segment: Segment, look_bytes: int) -> Torn | None:
         """What is left of the first write into `segment`; None if it was not begun."""
         window = self._window(segment)
-        begin = window.piece(FRAMES_AT, min(EMPTY_LOOK_BYTES, segment.size - FRAMES_AT))
+        begin = window.piece(FRAMES_AT, min(look_bytes, segment.size - FRAMES_AT))
         self._bytes_read += window.bytes_read
         if not begin.strip(b"\0"):
             return None
@@ -202,6 +202,9 @@ class _Search:
         return Found(state, segment, header, bool(pointer.flags & CLOSED) and not beyond.strip(b"\0"))
 
     def _from_first_frame(self, segment: Segment, window: Window) -> Found | None:
+        begin = window.piece(FRAMES_AT, FRAME_HEADER_BYTES)
+        if decode_header(segment.place, begin, 0, FRAMES_AT) is None:
+            return None
         try:
             first = read_frame(window, segment.place, FRAMES_AT)
             state = _opening_state(window, segment, first)

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from raftstore.errors import CorruptionError
+from raftstore.errors import CorruptionError, FormatError
 from raftstore_segmented.checksums import checksum
 from raftstore_segmented.files import FileLayer, NotRegularError, read_all, write_all
 from raftstore_segmented.frame import Place
@@ -95,6 +95,9 @@ def open_segment(files: FileLayer, directory: Path, segment_id: int, *, writable
     except MalformedError as error:
         files.close(fd)
         raise CorruptionError(str(error), file=directory / name, offset=0) from error
+    except FormatError as error:
+        files.close(fd)
+        raise FormatError(f"{directory / name}: {error}") from error
     except BaseException:
         files.close(fd)
         raise

@@ -12,17 +12,18 @@ from __future__ import annotations
 
 import errno
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from threading import Lock
-from typing import Final
+from typing import Final, Self
 
+from raftstore_segmented.catalog import Catalog
 from raftstore_segmented.counters import Counters
 from raftstore_segmented.files import FileLayer, write_all, write_zeros
 from raftstore_segmented.frame import Place
 from raftstore_segmented.header import FRAMES_AT, SegmentHeader, encode_header
 from raftstore_segmented.index import FrameIndex
-from raftstore_segmented.segment import Segment, segment_name
+from raftstore_segmented.segment import Segment, segment_id_of, segment_name
 
 STEP_BYTES: Final = 4 << 20
 """Zeros are written and synced in pieces of this size: a short queue before an append's own sync."""
@@ -35,6 +36,10 @@ SPARE: Final = "spare-"
 def is_full(error: OSError) -> bool:
     """Whether the disk, or this user's part of it, is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _spare_name(segment_id: int) -> str:
+    return f"{SPARE}{segment_id:016d}"
 
 
 def _never() -> bool:
@@ -62,11 +67,14 @@ class Space:
         self._counters = counters
         self._stopping = stopping
         self._lock = Lock()
-        """Guards the files that hold nothing yet and the fields below; held while such a file is made."""
+        """Guards the next segment and the reserve; held while such a file is made."""
         self._next: Segment | None = None
         self._wanted = (0, 0)
-        self._spare: str | None = None
         self.has_reserve = False
+        self._names = Lock()
+        """Guards the two below; held while files are renamed and removed."""
+        self._spare: str | None = None
+        self._retired_below = 0
 
     def first_size(self) -> int:
         return min(self._segment_bytes, FIRST_BYTES)
@@ -76,16 +84,20 @@ class Space:
         with self._lock:
             return self._make(1, size, first_frame)
 
-    def adopt(self, following: Segment | None, spares: list[str], *, reserve: bool) -> None:
-        """Take over what an earlier process left: an empty next segment, spares, the reserve."""
-        with self._lock:
+    def adopt(self, following: Segment | None, stale: list[int], spares: list[str], *, reserve: bool) -> None:
+        """Take over what an earlier process left: an empty segment, old ones, spares, the reserve."""
+        with self._lock, self._names:
             self._next = following
             self.has_reserve = reserve and self._size_of(RESERVE) == self._reserve_bytes()
-            for name in spares:
+            for name in [*map(segment_name, stale), *spares]:
                 self._keep_or_remove(name)
             if reserve and not self.has_reserve:
                 self._files.unlink(RESERVE)
             self._files.sync_directory()
+
+    def retired_from(self, oldest: int) -> None:
+        """Segments below `oldest` are gone already."""
+        self._retired_below = oldest
 
     def want(self, after: Segment) -> None:
         """From now on the next segment is the one that follows `after`. No I/O, waits for nothing."""
@@ -95,8 +107,8 @@ class Space:
         """Make the next segment and the reserve if they are not there. For the background thread."""
         try:
             with self._lock:
-                self._ensure_next(self._stopping)
                 self._ensure_reserve()
+                self._ensure_next(self._stopping)
         except StoppedError:
             pass
         except OSError as error:
@@ -127,7 +139,11 @@ class Space:
             self._grow(segment, size)
 
     def begun(self, segment: Segment) -> None:
-        """The first write into the next segment is durable. Once more changes nothing."""
+        """The first write into the next segment is durable. Once more changes nothing.
+
+        What is wanted changes first: at no moment may the background thread see `segment` missing.
+        """
+        self.want(segment)
         if self._next is segment:
             self._next = None
 
@@ -136,18 +152,31 @@ class Space:
         with self._lock:
             self._ensure_reserve()
 
-    def retire(self, segment_ids: Iterable[int], held: set[int]) -> None:
-        """Remove segments that count no more, oldest first; one that nobody holds becomes the spare."""
-        with self._lock:
-            for segment_id in segment_ids:
-                name = segment_name(segment_id)
-                if segment_id in held or not self._is_wanted(name):
-                    with suppress(FileNotFoundError):
-                        self._files.unlink(name)
+    def retire(self, catalog: Catalog) -> None:
+        """Remove the segments that count no more, oldest first; one that nobody holds becomes the spare.
+
+        May be called from any thread, and again after it failed.
+        """
+        with self._names:
+            begin, end = self._retired_below, catalog.state.oldest
+            if begin >= end:
+                return
+            held = {segment.id for segment in catalog.retire()}
+            for segment_id in range(begin, end):
+                if segment_id in held:
+                    self._files.unlink(segment_name(segment_id))
                 else:
-                    self._files.rename(name, spare := f"{SPARE}{segment_id:016d}")
-                    self._spare = spare
+                    self._keep_or_remove(segment_name(segment_id))
             self._files.sync_directory()
+            self._retired_below = end
+
+    def retired(self, below: int) -> bool:
+        """Whether the segments below this id were removed, or never were there."""
+        return self._retired_below >= below
+
+    def is_ready(self) -> bool:
+        """Whether next segment and reserve are there."""
+        return self._next is not None and self.has_reserve
 
     def close(self) -> None:
         """Let the next segment go. It stays on disk."""
@@ -163,22 +192,30 @@ class Space:
             return -1
 
     def _keep_or_remove(self, name: str) -> None:
-        if self._is_wanted(name):
-            self._spare = name
+        """Make the file the spare if there is none; but without a reserve, room matters more."""
+        if self._spare is None and self.has_reserve and self._size_of(name) == self._segment_bytes:
+            segment_id = segment_id_of(name)
+            spare = name if segment_id is None else _spare_name(segment_id)
+            if spare != name:
+                self._files.rename(name, spare)
+            self._spare = spare
         else:
-            self._files.unlink(name)
-
-    def _is_wanted(self, name: str) -> bool:
-        """Whether the file would do as the spare."""
-        return self._spare is None and self._size_of(name) == self._segment_bytes
+            with suppress(FileNotFoundError):
+                self._files.unlink(name)
 
     def _reserve_bytes(self) -> int:
         return min(FIRST_BYTES, 16 * self._segment_bytes)
 
     def _ensure_next(self, stopping: Callable[[], bool]) -> Segment:
+        """The next segment; if there is no room for all of it, a smaller one."""
         segment_id, size = self._wanted
-        if self._next is None or self._next.id != segment_id:
-            self._next = self._make(segment_id, size, None, stopping)
+        while self._next is None or self._next.id != segment_id:
+            try:
+                self._next = self._make(segment_id, size, None, stopping)
+            except OSError as error:
+                if not is_full(error) or size <= FIRST_BYTES:
+                    raise
+                size = max(size // 4, FIRST_BYTES)
         return self._next
 
     def _ensure_reserve(self) -> None:
@@ -192,7 +229,7 @@ class Space:
         self.has_reserve = True
 
     def _use_reserve(self, segment_id: int) -> Segment:
-        name = f"{SPARE}{segment_id:016d}"
+        name = _spare_name(segment_id)
         self._files.rename(RESERVE, name)
         self.has_reserve = False
         size = self._reserve_bytes()
@@ -207,7 +244,7 @@ class Space:
         first_frame: Callable[[Place], bytes | bytearray] | None,
         stopping: Callable[[], bool] = _never,
     ) -> Segment:
-        name = f"{SPARE}{segment_id:016d}"
+        name = _spare_name(segment_id)
         fd = self._recycled(name, size, stopping)
         if fd is None:
             fd = self._blank(name, size, stopping)
@@ -215,12 +252,13 @@ class Space:
 
     def _recycled(self, name: str, size: int, stopping: Callable[[], bool]) -> int | None:
         """The spare, zeroed in place and called `name`, if there is one of that size."""
-        spare = self._spare
-        if spare is None or size != self._segment_bytes:
-            return None
-        self._spare = None
-        if spare != name:
-            self._files.rename(spare, name)
+        with self._names:
+            spare = self._spare
+            if spare is None or size != self._segment_bytes:
+                return None
+            self._spare = None
+            if spare != name:
+                self._files.rename(spare, name)
         fd = self._files.open(name, writable=True)
         return self._fill(fd, name, size, stopping)
 
@@ -251,7 +289,9 @@ class Space:
         first_frame: Callable[[Place], bytes | bytearray] | None,
     ) -> Segment:
         """Header, then the final name: a crash in between leaves a spare."""
-        with _removed_on_failure(self._files, fd, name):
+        with _removed_on_failure(self._files, fd, name) as unfinished:
+            if self._size_of(segment_name(segment_id)) >= 0:
+                raise FileExistsError(errno.EEXIST, "a segment is never replaced", segment_name(segment_id))
             header = SegmentHeader(segment_id, secrets.randbits(32), self._algorithm, size)
             segment = Segment(fd, size, header, None)
             segment.base = FrameIndex()
@@ -262,6 +302,7 @@ class Space:
                 segment.end += len(frame)
             self._files.fdatasync(fd)
             self._files.rename(name, segment.name)
+            unfinished.name = segment.name
             self._files.sync_directory()
             self._counters.segments_prepared += 1
         return segment
@@ -286,12 +327,13 @@ class _removed_on_failure:  # noqa: N801  (reads as a statement)
     """Close and unlink the unfinished file if the block raises."""
 
     def __init__(self, files: FileLayer, fd: int, name: str) -> None:
-        self._files, self._fd, self._name = files, fd, name
+        self._files, self._fd, self.name = files, fd, name
 
-    def __enter__(self) -> None: ...
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             self._files.close(self._fd)
             with suppress(OSError):
-                self._files.unlink(self._name)
+                self._files.unlink(self.name)

@@ -73,11 +73,17 @@ class EntryTable:
 
     def entries(self, start: int, stop: int, chunk: bytes, chunk_at: int) -> list[Entry]:
         """The entries of [start, stop); `chunk` is the payload from its byte `chunk_at` on."""
+        if stop - start == 1 and len(self.runs) == 1:
+            data = chunk[self.start_of(start) - chunk_at : self.start_of(stop) - chunk_at]
+            return [Entry(self.runs[0].term, start, data, self._kind_of(start))]
         datas = self._payloads(start, stop, chunk, chunk_at)
         kinds = self.kinds[start - self.first : stop - self.first] if self.kinds else repeat(self.kind)
         if len(self.runs) == 1:
             return list(map(Entry, repeat(self.runs[0].term), range(start, stop), datas, kinds))
         return list(map(Entry, self._terms(start, stop), range(start, stop), datas, kinds))
+
+    def _kind_of(self, index: int) -> int:
+        return self.kinds[index - self.first] if self.kinds else self.kind
 
     def _payloads(self, start: int, stop: int, chunk: bytes, chunk_at: int) -> list[bytes]:
         if self.starts is None:
