@@ -14,7 +14,7 @@ from raftstore.batch import WriteBatch
 from raftstore.entry import Entry
 from raftstore.errors import CorruptionError, StoreClosedError
 from raftstore_rocksdb.child import LOOK_BYTES_PER_S, ChildFailedError, look_from_child
-from raftstore_rocksdb.engine import Engine
+from raftstore_rocksdb.engine import LEVEL_MEMTABLES, Engine
 from raftstore_rocksdb.failures import CLOSED, FULL
 from raftstore_rocksdb.files import DB, forget_wal, tighten, write_clean
 from raftstore_rocksdb.layout import ENTRY_OVERHEAD
@@ -23,9 +23,11 @@ from raftstore_rocksdb.room import Room, no_room
 from raftstore_rocksdb.rows import Rows, rows_of
 from raftstore_rocksdb.shape import Shape
 from raftstore_rocksdb.state import read_entries, read_state
-from raftstore_rocksdb.upkeep import PIECE_BYTES, next_piece, stats_of
+from raftstore_rocksdb.upkeep import Dropped, stats_of, worth_compacting
 
 OPEN_TIMEOUT_S: Final = 60.0
+FLUSH_BYTES_MIN: Final = 2 << 20
+"""Less in memtables is not worth a sorted file of its own: empty ones count for some of it."""
 
 
 class RocksdbBackend:
@@ -35,7 +37,8 @@ class RocksdbBackend:
     after that sync has returned: two unsynced batches can survive a power cut without the first.
 
     `write_buffer_bytes`: a memtable, of which there are up to three, each with its write-ahead log.
-    `ballast_bytes`: room that appends never take, at most an eighth of the disk. `open_timeout_s`: how long
+    `ballast_bytes`: room that appends never take, at most an eighth of the disk; best four memtables, which
+    RocksDB may have to write out on a disk that is full. `open_timeout_s`: how long
     RocksDB may take to read the store after an unclean stop before the store counts as damaged.
     """
 
@@ -43,7 +46,7 @@ class RocksdbBackend:
         self,
         path: Path,
         *,
-        write_buffer_bytes: int = 16 << 20,
+        write_buffer_bytes: int = 8 << 20,
         ballast_bytes: int = 32 << 20,
         open_timeout_s: float = OPEN_TIMEOUT_S,
     ) -> None:
@@ -110,11 +113,18 @@ class RocksdbBackend:
                 raise CorruptionError(message, file=self._path / DB, first_index=index) from None
 
     def maintain(self) -> None:
-        """Compact a piece of what was dropped, and restore the ballast. See `DiskBackend.maintain`."""
+        """Give back room of what was dropped, and restore the ballast. See `DiskBackend.maintain`.
+
+        Much of it is left to RocksDB, which compacts in threads of its own once the drops are in its files.
+        """
         engine = self._writable()
-        piece = next_piece(engine.files(), self._shape)
-        if piece is not None:
-            self._compact(engine, piece)
+        dropped = worth_compacting(engine.files(), self._shape)
+        if dropped is not None and not self._room.restore():
+            self._compact_when_full(dropped)
+        elif dropped is not None and dropped.size > LEVEL_MEMTABLES * self._write_buffer_bytes:
+            engine.flush()
+        elif dropped is not None:
+            engine.compact(dropped.start, dropped.stop)
         self._room.restore()
         tighten(self._path)
 
@@ -175,20 +185,30 @@ class RocksdbBackend:
             raise no_room(self._path, f"{size} bytes and the reserve do not fit")
 
     def _regained(self, payload: int) -> bool:
-        """Whether there is room for `payload` once what was dropped is off the disk.
+        """Whether there is room for `payload` once what was dropped is off the disk."""
+        engine = self._open_engine()
+        if engine.memtable_bytes() > FLUSH_BYTES_MIN and self._room.has(engine.memtable_bytes()):
+            engine.flush()
+        dropped = worth_compacting(engine.files(), self._shape)
+        if dropped is not None:
+            self._compact_when_full(dropped)
+        return self._room.restore() and self._room.has(2 * payload + self._open_engine().memtable_bytes())
 
-        Tried once after each write that drops entries: it can take a second.
+    def _compact_when_full(self, dropped: Dropped) -> None:
+        """Compact with the ballast's room, once after each write that drops entries: it can take seconds.
+
+        RocksDB does not tell how it went, and once a compaction has found no room it tries none that could
+        need more than there is, whatever would be left of it. Opened again it does.
         """
         if self._tried == self._moves:
-            return False
+            return
         self._tried = self._moves
+        self._room.release()
         engine = self._open_engine()
-        if self._room.has(engine.memtable_bytes()):
-            engine.flush()
-        piece = next_piece(engine.files(), self._shape)
-        if piece is not None:
-            self._compact(engine, piece)
-        return self._room.restore() and self._room.has(2 * payload + self._open_engine().memtable_bytes())
+        engine.compact(dropped.start, dropped.stop)
+        if worth_compacting(engine.files(), self._shape) is not None:
+            self._reopen()
+            self._open_engine().compact(dropped.start, dropped.stop)
 
     def _store(self, number: int, rows: Rows) -> bool:
         """Write `rows` durably. False if the disk is full, even without the ballast, and nothing of them is
@@ -205,21 +225,6 @@ class RocksdbBackend:
                 self._open_engine().sync()
                 return True
         return False
-
-    def _compact(self, engine: Engine, piece: tuple[bytes, bytes]) -> None:
-        """Compact `piece`; on a full disk with the ballast's room, for that is how it gets room again.
-
-        RocksDB does not tell how it went, and once a compaction has found no room it tries none that could
-        need more than there is, whatever would be left of it. Opened again it does.
-        """
-        if self._room.has(PIECE_BYTES):
-            engine.compact(*piece)
-            return
-        self._room.release()
-        engine.compact(*piece)
-        if next_piece(engine.files(), self._shape) is not None:
-            self._reopen()
-            self._open_engine().compact(*piece)
 
     def _reopen(self) -> int:
         """Open RocksDB again after a full disk failed it, on the ballast's room, and say which write is the

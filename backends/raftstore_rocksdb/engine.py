@@ -34,6 +34,10 @@ from raftstore_rocksdb.failures import StalledError, translated
 from raftstore_rocksdb.rows import Rows
 
 MEMTABLES_MAX: Final = 3
+LEVEL_MEMTABLES: Final = 4
+"""How many memtables the first level below the newest files holds. RocksDB compacts by itself wherever more
+than a level's size was dropped."""
+
 STALL_S_MAX: Final = 60.0
 _STALL_POLL_S: Final = 0.002
 _BLOCK_CACHE_BYTES: Final = 8 << 20
@@ -188,6 +192,8 @@ def _set_memtables(options: Options, write_buffer_bytes: int) -> None:
     if write_buffer_bytes:
         options.set_write_buffer_size(write_buffer_bytes)
         options.set_target_file_size_base(write_buffer_bytes)
+        options.set_max_bytes_for_level_base(LEVEL_MEMTABLES * write_buffer_bytes)
+        options.set_max_compaction_bytes(2 * LEVEL_MEMTABLES * write_buffer_bytes)
     options.set_max_write_buffer_number(MEMTABLES_MAX)
     options.set_level_zero_slowdown_writes_trigger(_NO_TRIGGER)
     options.set_level_zero_stop_writes_trigger(_NO_TRIGGER)

@@ -21,7 +21,7 @@ CREATING: Final = "creating"
 CLEAN: Final = "CLEAN"
 KEPT: Final = "kept"
 
-_KEPT_MAX: Final = 8
+_KEPT_MAX: Final = 4
 _MARK: Final = Struct(">QI")
 
 
@@ -62,7 +62,7 @@ def keep_wal(path: Path) -> bool:
     """Keep the write-ahead log as it is now under `kept/`, by hard links, the newest few files.
 
     RocksDB reads it, drops what it takes for a torn tail, and deletes it: a tail that it should not have
-    dropped is found here. RocksDB never writes into a log of an earlier opening. False if none was kept.
+    dropped is found here. RocksDB never writes into a log of an earlier opening. False if there is none.
     """
     logs = sorted(file for file in (path / DB).glob("*.log") if file.stat().st_size)
     kept = path / KEPT
@@ -73,7 +73,7 @@ def keep_wal(path: Path) -> bool:
                 os.link(log, kept / log.name, follow_symlinks=False)
         for old in sorted(kept.iterdir())[:-_KEPT_MAX]:
             old.unlink()
-        return bool(logs)
+        return any(kept.iterdir())
     return False
 
 
