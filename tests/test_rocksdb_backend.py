@@ -1010,3 +1010,36 @@ def test_closing_leaves_no_file_open_and_no_lock_held(path: Path) -> None:
     assert caught.value.args == (100,)
     assert set(Path("/proc/self/fd").iterdir()) == before
     opened(path).close()
+
+
+def test_a_process_killed_while_it_tries_a_store_leaves_nothing_but_what_the_next_opening_removes(
+    path: Path, tmp_path: Path
+) -> None:
+    kill_with_a_log(path, 20)
+    script = "import sys\nfrom pathlib import Path\nfrom raftstore_rocksdb import RocksdbBackend\n"
+    command = [sys.executable, "-c", f"{script}RocksdbBackend(Path(sys.argv[1]))", os.fspath(path)]
+    environment = {**os.environ, "TMPDIR": os.fspath(tmp_path)}
+    with subprocess.Popen(command, env=environment) as opening:
+        eventually(lambda: any(path.glob("raftstore-look-*")), "the trial begins")
+        opening.kill()
+    assert [file.name for file in tmp_path.iterdir()] == ["store"]
+    with closing(opened(path)) as backend:
+        assert backend.recovery.last == LogId(1, 20)
+    assert not any(path.glob("raftstore-look-*"))
+
+
+def test_a_child_that_hangs_dies_even_if_nobody_is_left_to_kill_it(path: Path, tmp_path: Path) -> None:
+    opened(path).close()
+    links = tmp_path / "links"
+    links.mkdir()
+    hang = "import raftstore_rocksdb.look as l, sys\nl.look = lambda *a, **k: exec('while True: pass')\n"
+    command = [
+        sys.executable,
+        "-c",
+        f"{hang}l.main(sys.argv[1:])",
+        os.fspath(path),
+        os.fspath(links),
+        "deep",
+        "1",
+    ]
+    assert subprocess.run(command, timeout=30, check=False).returncode == -signal.SIGALRM

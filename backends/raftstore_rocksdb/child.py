@@ -6,12 +6,15 @@ import os
 import subprocess
 import sys
 import tempfile
+from math import ceil
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from raftstore.backend import Examination
+
+LINKS_PREFIX: Final = "raftstore-look-"
 
 LOOK_BYTES_PER_S: Final = 10 << 20
 """Slower than any disk that a store lives on reads: what bounds a deep look in time."""
@@ -26,11 +29,15 @@ class ChildFailedError(Exception):
         """True if the store is what stopped it: it hung or died of a signal."""
 
 
-def look_from_child(path: Path, *, deep: bool, timeout_s: float) -> Examination:
-    """What `look` finds, from a child that has `timeout_s`. Raises `ChildFailedError`."""
-    with tempfile.TemporaryDirectory(prefix="raftstore-look-", ignore_cleanup_errors=True) as links:
-        depth = "deep" if deep else "shallow"
-        command = [sys.executable, "-m", "raftstore_rocksdb.look", os.fspath(path.absolute()), links, depth]
+def look_from_child(path: Path, *, deep: bool, timeout_s: float, scratch: Path | None = None) -> Examination:
+    """What `look` finds, from a child that has `timeout_s`. Raises `ChildFailedError`.
+
+    A directory of links is made in `scratch`, or where temporary files go, and removed at the end. Should we
+    be killed, the child ends by itself a second later than its time.
+    """
+    with tempfile.TemporaryDirectory(prefix=LINKS_PREFIX, dir=scratch, ignore_cleanup_errors=True) as links:
+        order = [os.fspath(path.absolute()), links, "deep" if deep else "shallow", str(ceil(timeout_s) + 1)]
+        command = [sys.executable, "-m", "raftstore_rocksdb.look", *order]
         try:
             child = subprocess.run(
                 command, env=_environment(), stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s

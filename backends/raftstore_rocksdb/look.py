@@ -6,6 +6,7 @@ links to the store's files instead.
 
 from __future__ import annotations
 
+import signal
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -159,8 +160,12 @@ def _damage(path: Path, error: Exception) -> Damage:
 
 
 def main(arguments: list[str]) -> None:
-    """Examine the store that `arguments` name, and write what was found to standard output, as JSON."""
-    path, links, deep = arguments
+    """Examine the store that `arguments` name, and write what was found to standard output, as JSON.
+
+    The last argument is a time in seconds after which the process dies, whatever RocksDB is doing.
+    """
+    path, links, deep, seconds = arguments
+    signal.alarm(int(seconds))
     found = look(Path(path), Path(links), deep=deep == "deep")
     sys.stdout.buffer.write(msgspec.json.encode(found))
 

@@ -11,7 +11,7 @@ import msgspec
 
 from raftstore.backend import Recovery
 from raftstore.errors import CorruptionError
-from raftstore_rocksdb.child import ChildFailedError, look_from_child
+from raftstore_rocksdb.child import LINKS_PREFIX, ChildFailedError, look_from_child
 from raftstore_rocksdb.engine import Engine
 from raftstore_rocksdb.failures import FULL
 from raftstore_rocksdb.files import (
@@ -103,7 +103,9 @@ def _create(path: Path, write_buffer_bytes: int) -> None:
 def _look_first(path: Path, timeout_s: float) -> list[str]:
     """After an unclean stop: see in a child process that RocksDB comes back from reading the store at all."""
     try:
-        look_from_child(path, deep=False, timeout_s=timeout_s)
+        for left in path.glob(f"{LINKS_PREFIX}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        look_from_child(path, deep=False, timeout_s=timeout_s, scratch=path)
     except ChildFailedError as error:
         if error.by_store:
             raise CorruptionError(str(error), file=path / DB) from error
