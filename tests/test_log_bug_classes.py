@@ -678,6 +678,20 @@ def test_readers_see_all_of_a_conflict_or_nothing(disk: MemoryDisk, strategy: St
                 log.splice(LogId(1, 2), run(3, [term] * 6))
 
 
+def test_a_read_of_many_pieces_is_of_one_log(disk: MemoryDisk) -> None:
+    """Pieces from disk, cache and memory, while conflicts replace all of them."""
+
+    def check() -> None:
+        terms = {e.term for e in log.entries(3, 63)}
+        assert len(terms) == 1, terms
+
+    with open_log(disk, cache_bytes=3000) as log:
+        log.append(run(1, [1] * 62))
+        with repeatedly(check):
+            for term in range(2, 150):
+                log.splice(LogId(1, 2), run(3, [term] * 60))
+
+
 @both
 def test_whatever_the_bounds_promise_can_be_read(disk: MemoryDisk, strategy: Strategy) -> None:
     def check() -> None:

@@ -18,7 +18,7 @@ import raftstore
 from raftstore.config import Limits, StoreConfig
 from raftstore.errors import StoreLockedError
 from raftstore.strategy import DiskFirst, MemFirst, Strategy
-from raftstore.testing.tools import PATIENCE_S, entry, eventually, span
+from raftstore.testing.tools import PATIENCE_S, entry, span
 
 both = pytest.mark.parametrize("strategy", [DiskFirst(), MemFirst()], ids=["DiskFirst", "MemFirst"])
 pytestmark = pytest.mark.backend("segmented")
@@ -363,9 +363,9 @@ def test_commit_reaches_the_disk_within_a_moment_without_being_asked(tmp_path: P
 
 
 def test_threads_end_when_their_log_is_closed(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
     for number in range(5):
         with raftstore.open(url(tmp_path / str(number))) as log:
             log.append(span(1, 3))
-    eventually(
-        lambda: not [t for t in threading.enumerate() if t.name.startswith("raftstore")], "none is left"
-    )
+            assert set(threading.enumerate()) - before
+        assert not set(threading.enumerate()) - before
