@@ -138,11 +138,13 @@ class _Search:
 
     def _end_before(self, following: Segment, segment_id: int) -> Found:
         """The end is in the segment before `following`, in which no write was finished."""
-        if segment_id != following.id - 1:
-            raise self._damage("the first frame of the log is damaged", following, FRAMES_AT)
-        found = self._end_of(self._open(segment_id))
-        if found is None or self._is_sealed(found.current):
+        if segment_id == 0 or segment_id != following.id - 1:
             raise self._damage("the first frame of a segment is damaged", following, FRAMES_AT)
+        before = self._open(segment_id)
+        found = self._end_of(before)
+        if found is None or self._is_sealed(before):
+            damaged = before if found is None else following
+            raise self._damage("the first frame of a segment is damaged", damaged, FRAMES_AT)
         torn = self._torn_first_frame(following, FRAME_HEADER_BYTES if found.clean else EMPTY_LOOK_BYTES)
         if torn is not None:
             if found.torn is not None:

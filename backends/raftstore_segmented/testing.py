@@ -41,7 +41,15 @@ class SimulatedFile:
         self.data.extend(bytes(length - len(self.data)))
 
     def sync(self) -> None:
-        self.durable = bytearray(self.data)
+        del self.durable[len(self.data) :]
+        self.durable.extend(bytes(len(self.data) - len(self.durable)))
+        for sector in self.dirty:
+            start = sector * SECTOR
+            self.durable[start : start + SECTOR] = self.data[start : start + SECTOR]
+        self.dirty.clear()
+
+    def forget(self) -> None:
+        """A sync failed: the system takes the pages for clean, the disk never had them."""
         self.dirty.clear()
 
     def after_power_cut(self, random: Random) -> SimulatedFile:
@@ -73,6 +81,19 @@ class SimulatedDisk:
         """Guards everything; a simulated call takes no time."""
         self._next_fd = 1000
         self._off = False
+
+    @classmethod
+    def holding(cls, image: dict[str, bytes]) -> SimulatedDisk:
+        """A disk with these files, all of them durable."""
+        disk = cls()
+        disk.files = {name: SimulatedFile(data) for name, data in image.items()}
+        disk._names = dict(disk.files)
+        return disk
+
+    def image(self) -> dict[str, bytes]:
+        """The files as the running system sees them."""
+        with self._lock:
+            return {name: bytes(file.data) for name, file in self.files.items()}
 
     @property
     def open_count(self) -> int:
@@ -184,7 +205,11 @@ class SimulatedDisk:
 
     def fdatasync(self, fd: int, /) -> None:
         with self._lock:
-            self._call(f"fdatasync {fd}")
+            try:
+                self._call(f"fdatasync {fd}")
+            except OSError:
+                self._open[fd].forget()
+                raise
             self._open[fd].sync()
 
     def allocate(self, fd: int, length: int) -> None:

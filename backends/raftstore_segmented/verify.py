@@ -59,11 +59,12 @@ class Verification:
     def _check_segment(self, segment: Segment) -> None:
         window = Window(self._files, segment.fd, self._files.size(segment.fd))
         index, known = FrameIndex(), stored_index(self._files, segment)
+        noted = len(self.damage)
         self._check_pointer(segment, known)
         at, stop = FRAMES_AT, self._end_of(segment, window)
         while at < stop:
-            if segment.pointer is not None and at == segment.pointer.offset:
-                self._check_index(segment, known, index)
+            if len(self.damage) == noted:
+                self._check_index(segment, at, known, index)
             try:
                 one = read_frame(window, segment.place, at)
             except BadFrameError as error:
@@ -72,8 +73,8 @@ class Verification:
             self._check_frame(segment, window, one)
             note(index, one)
             at = one.header.offset + one.header.size
-        if segment.pointer is not None and at == segment.pointer.offset:
-            self._check_index(segment, known, index)
+        if len(self.damage) == noted:
+            self._check_index(segment, at, known, index)
 
     def _end_of(self, segment: Segment, window: Window) -> int:
         """Where the frames of the segment end, if that is known; else the end of the file."""
@@ -115,8 +116,9 @@ class Verification:
             offset = segment.pointer.offset
             self._note("the index is damaged; the frames tell what it said", segment.name, offset)
 
-    def _check_index(self, segment: Segment, known: FrameIndex | None, index: FrameIndex) -> None:
-        if known is None or segment.pointer is None:
+    def _check_index(self, segment: Segment, at: int, known: FrameIndex | None, index: FrameIndex) -> None:
+        """If the index stands at `at`, it says what the frames so far say."""
+        if known is None or segment.pointer is None or at != segment.pointer.offset:
             return
         if (known.firsts, known.offsets, known.sizes) != (index.firsts, index.offsets, index.sizes):
             self._note("the index is not what the frames say", segment.name, segment.pointer.offset)
