@@ -19,6 +19,7 @@ pytest.importorskip("typer")
 pytest.importorskip("rich")
 
 from raftstore.demo.cluster import drop_unsynced
+from raftstore.demo.disk import DiskError, OwnDisk
 from raftstore.demo.ledger import Ledger
 from raftstore.demo.messages import Line
 from raftstore.demo.schedule import DOWN_S_MAX, plan
@@ -36,6 +37,15 @@ def demo(*arguments: str) -> tuple[int, Any]:
     done = subprocess.run([*DEMO, "--json", *arguments], capture_output=True, timeout=TIMEOUT_S, check=False)
     assert done.returncode in (0, 1), done.stderr.decode()
     return done.returncode, json.loads(done.stdout)
+
+
+@pytest.fixture
+def disk_of_its_own(tmp_path: Path) -> None:
+    """Skip where no power can be cut."""
+    try:
+        OwnDisk(tmp_path / "disk").close()
+    except DiskError as error:
+        pytest.skip(str(error))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -77,6 +87,21 @@ def test_the_table_names_the_seed_and_what_was_lost(tmp_path: Path) -> None:
     assert "seed 42" in done.stdout
     assert "Nothing lost" in done.stdout
     assert "\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "survives"),
+    [
+        pytest.param([], True, marks=pytest.mark.backend("segmented"), id="segmented"),
+        pytest.param(["--journal", "pysyncobj"], False, id="pysyncobj"),
+    ],
+)
+def test_a_power_cut_takes_from_pysyncobjs_own_journal_and_not_from_ours(
+    arguments: list[str], survives: bool, disk_of_its_own: None
+) -> None:
+    status, found = demo("--power-cut", "--seconds", "2", "--kills", "1", *arguments)
+    assert status == (0 if survives else 1)
+    assert (found["restarted"]["lost"] == 0) == survives
 
 
 @pytest.mark.parametrize(
@@ -172,6 +197,10 @@ def test_every_way_to_be_wrong_is_seen(machine: list[Line], expected: dict[str, 
 
 def test_a_line_that_is_lost_on_every_node_is_seen() -> None:
     assert compare(SENT, {1, 4}, {"n1": GOOD, "n2": GOOD}).lost == 1
+
+
+def test_without_any_node_everything_is_lost() -> None:
+    assert compare(SENT, {1, 2, 3}, {}, behind=["n1", "n2"]).lost == 3
 
 
 def test_a_node_that_did_not_catch_up_is_not_good() -> None:

@@ -55,7 +55,7 @@ def open_journal(disk: MemoryDisk, request: pytest.FixtureRequest) -> Open:
     """Opens the journal on `disk`, attached to a transport unless told otherwise."""
 
     def open_it(strategy: Strategy = DiskFirst(), *, attach: bool = True, **limits: int) -> RaftStoreJournal:  # noqa: B008
-        log = open_log(disk, strategy, NEVER, **limits)
+        log = open_log(disk, strategy, NEVER, startup="lazy", **limits)
         request.addfinalizer(log.close)
         journal = RaftStoreJournal(log)
         if attach:
@@ -529,7 +529,7 @@ class JournalMachine(RuleBasedStateMachine):
         self.judge.deleteEntriesTo(position)
         self.journal.deleteEntriesTo(position)
 
-    @precondition(lambda self: len(self.judge))
+    @precondition(lambda self: len(self.judge) > 0)
     @rule(data=st.data())
     def commit(self, data: st.DataObject) -> None:
         index = data.draw(st.integers(self.judge[0][1], self.judge[-1][1]))

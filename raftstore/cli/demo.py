@@ -18,6 +18,7 @@ from raftstore import config
 from raftstore.cli import COULD_NOT_RUN
 from raftstore.demo import report
 from raftstore.demo.cluster import ClusterError
+from raftstore.demo.disk import DiskError
 from raftstore.demo.messages import JournalKind, Plant
 from raftstore.demo.session import Outcome, Session, Settings
 from raftstore.errors import RaftStoreError
@@ -40,6 +41,9 @@ Journal = Annotated[
     JournalKind, typer.Option(help="pysyncobj: its own journal, losing at a kill what was never synced.")
 ]
 PlantedBug = Annotated[Plant | None, typer.Option(help="Plant a bug, which the demo must find.")]
+PowerCut = Annotated[
+    bool, typer.Option(help="A kill also cuts the power of the node's disk, an ext4 of its own. Needs root.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
@@ -54,6 +58,7 @@ def command(
     input: Input = None,
     journal: Journal = "raftstore",
     plant: PlantedBug = None,
+    power_cut: PowerCut = False,
     json: Json = False,
 ) -> None:
     """Run a Raft cluster, kill its nodes while they write, and compare what they remember.
@@ -70,13 +75,14 @@ def command(
             input=input,
             journal=journal,
             plant=plant,
+            power_cut=power_cut,
         )
         with _terminable():
             outcome = _run_silently(settings) if json else _run_shown(settings)
     except KeyboardInterrupt:
         typer.echo("stopped; all nodes are down, nothing was left behind", err=True)
         raise typer.Exit(INTERRUPTED) from None
-    except (RaftStoreError, ClusterError, OSError, ValueError) as error:
+    except (RaftStoreError, ClusterError, DiskError, OSError, ValueError) as error:
         _fail(error)
     raise typer.Exit(0 if outcome.is_good else LOST)
 
@@ -94,9 +100,8 @@ def _run_shown(settings: Settings) -> Outcome:
     console.print()
     console.print(report.table(outcome))
     console.print(report.numbers(outcome), highlight=False, soft_wrap=True)
-    console.print(
-        report.sentence(outcome), style="bold green" if outcome.is_good else "bold red", highlight=False
-    )
+    style = "bold green" if outcome.is_good else "bold red"
+    console.print(report.sentence(outcome), style=style, highlight=False, markup=False)
     return outcome
 
 
@@ -107,6 +112,7 @@ def _run_silently(settings: Settings) -> Outcome:
         "store": settings.store.to_url(),
         "journal": settings.journal,
         "plant": settings.plant,
+        "power_cut": settings.power_cut,
         "good": outcome.is_good,
         **msgspec.to_builtins(outcome),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import socket
 import time
@@ -11,11 +12,12 @@ from typing import Final
 
 import msgspec
 
+from raftstore.demo.disk import Directory, Disk, OwnDisk
 from raftstore.demo.messages import Done, Dump, JournalKind, Line, NodeSpec, Plant, Write
 from raftstore.demo.process import NodeProcess
 from raftstore.demo.schedule import Kill
 
-SETTLE_S: Final = 60.0
+SETTLE_S: Final = 30.0
 POLL_S: Final = 0.02
 OFFER_S: Final = 0.5
 
@@ -36,18 +38,26 @@ class Cluster:
         *,
         journal: JournalKind = "raftstore",
         plant: Plant | None = None,
+        power_cut: bool = False,
     ) -> None:
         addresses = [f"127.0.0.1:{port}" for port in free_ports(count)]
         self.nodes: list[NodeProcess] = []
-        for number, address in enumerate(addresses, 1):
-            home = directory / f"n{number}"
-            home.mkdir()
-            store = store_url(home / "raft") if journal == "raftstore" else str(home / "journal")
-            others = tuple(other for other in addresses if other != address)
-            spec = NodeSpec(address, others, journal, store, plant)
-            self.nodes.append(NodeProcess(f"n{number}", spec, home / "stderr.txt", on_done))
+        self._disks: dict[str, Disk] = {}
         self._directory = directory
-        self._journal = journal
+        self._loses_unsynced = journal == "pysyncobj" and not power_cut
+        make_disk = OwnDisk if power_cut else Directory
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._close_disks)
+            for number, address in enumerate(addresses, 1):
+                name = f"n{number}"
+                home = self._disks[name] = make_disk(directory / name)
+                store = (
+                    store_url(home.path / "raft") if journal == "raftstore" else str(home.path / "journal")
+                )
+                others = tuple(other for other in addresses if other != address)
+                spec = NodeSpec(address, others, journal, store, plant)
+                self.nodes.append(NodeProcess(name, spec, directory / f"{name}.stderr", on_done))
+            undo.pop_all()
         self._markers = itertools.count(-1, -1)
 
     def __enter__(self) -> Cluster:
@@ -56,6 +66,7 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         for node in self.nodes:
             node.kill()
+        self._close_disks()
 
     def start(self) -> None:
         """Start all nodes, and return when there is a leader."""
@@ -70,13 +81,16 @@ class Cluster:
         )
 
     def kill(self, node: NodeProcess) -> None:
-        """SIGKILL. PySyncObj's own journal also loses what was never synced, as in a power cut."""
+        """SIGKILL, and what it does to the node's disk. PySyncObj's own journal loses what was not synced."""
         node.kill()
-        if self._journal == "pysyncobj":
+        self._disks[node.name].node_was_killed()
+        if self._loses_unsynced:
             drop_unsynced(Path(node.spec.store))
 
     def kill_all(self) -> None:
-        """SIGKILL to every node, one right after the other."""
+        """SIGKILL to every node, one right after the other, and what it does to their disks."""
+        for node in self.nodes:
+            node.kill()
         for node in self.nodes:
             self.kill(node)
 
@@ -120,6 +134,10 @@ class Cluster:
         path.unlink()
         return lines
 
+    def _close_disks(self) -> None:
+        for disk in self._disks.values():
+            disk.close()
+
     def _wait(self, condition: Callable[[], bool], problem: str) -> None:
         deadline = time.monotonic() + SETTLE_S
         while not condition():
@@ -146,8 +164,8 @@ def drop_unsynced(journal: Path) -> None:
 
     PySyncObj writes its journal through a memory map and its term and vote by rename, and calls neither
     msync nor fsync before it is closed in order. Until the kernel writes dirty pages back by itself,
-    usually after half a minute, a power cut may leave nothing of them: not even the files' names. A demo run
-    is shorter than that. What only SIGKILL would do to it can be seen nowhere here: the page cache survives.
+    usually after half a minute, a power cut may leave nothing of them: not even the files' names. This is
+    for machines where no real power cut can be had, see `OwnDisk`.
     """
     for path in (journal, journal.with_name(journal.name + ".meta")):
         path.unlink(missing_ok=True)

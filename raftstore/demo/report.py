@@ -66,7 +66,11 @@ def title(settings: Settings) -> str:
     """What is run, in one line, with the seed that repeats it."""
     store = settings.store
     kind = f"{store.backend}, {store.strategy}, {store.flush_policy}"
-    journal = kind if settings.journal == "raftstore" else "PySyncObj's own journal, unsynced pages dropped"
+    journal = kind if settings.journal == "raftstore" else "PySyncObj's own journal"
+    if settings.power_cut:
+        journal += ", power cuts"
+    elif settings.journal == "pysyncobj":
+        journal += ", unsynced pages dropped"
     planted = f", planted bug: {settings.plant}" if settings.plant else ""
     return f"raftstore demo: {settings.nodes} nodes, {journal}{planted}, seed {settings.seed}"
 
@@ -97,8 +101,11 @@ def sentence(outcome: Outcome) -> str:
         return f"Nothing lost: all {outcome.restarted.acknowledged:,} acknowledged lines are on every node."
     for verdict in (outcome.alive, outcome.restarted):
         if verdict.lost:
-            return f"LOST: {verdict.lost:,} of {verdict.acknowledged:,} acknowledged lines are gone or wrong."
-    return "WRONG: the state machines differ, hold what they should not, or did not catch up."
+            lost = f"LOST: {verdict.lost:,} of {verdict.acknowledged:,} acknowledged lines are gone or wrong."
+            return f"{outcome.problem}\n{lost}" if outcome.problem else lost
+    return (
+        outcome.problem or "WRONG: the state machines differ, hold what they should not, or did not catch up."
+    )
 
 
 def _agreement(verdict: Verdict) -> str:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
 import msgspec
 
 from raftstore.config import StoreConfig
-from raftstore.demo.cluster import Cluster
+from raftstore.demo.cluster import Cluster, ClusterError
 from raftstore.demo.ledger import Ledger
-from raftstore.demo.messages import JournalKind, Plant
+from raftstore.demo.messages import JournalKind, Line, Plant
 from raftstore.demo.process import NodeProcess
 from raftstore.demo.schedule import Kill, plan
 from raftstore.demo.text import lines
@@ -34,6 +35,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     input: Path | None = None
     journal: JournalKind = "raftstore"
     plant: Plant | None = None
+    power_cut: bool = False
+    """A kill also cuts the power of the node's own disk. Needs root."""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,10 +54,12 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     latency_p99_ms: float
     sent: int
     seconds: float
+    problem: str | None
+    """Why the cluster could not go on, if so: what is not recovered then, nobody can read."""
 
     @property
     def is_good(self) -> bool:
-        return self.alive.is_good and self.restarted.is_good
+        return self.alive.is_good and self.restarted.is_good and self.problem is None
 
 
 class Watcher(Protocol):
@@ -81,12 +86,13 @@ class Session:
         self._watcher = watcher
         self._ledger = Ledger()
         self._writers = Writers(lines(settings.input), self._ledger)
+        self._problem: str | None = None
         self._began = time.monotonic()
 
     def run(self) -> Outcome:
         """Play the whole run and compare. Leaves no process and no file behind, whatever happens.
 
-        Raises `ClusterError` if the cluster could not be brought to the point where it can be judged.
+        Raises `ClusterError` if the cluster did not even begin, `DiskError` if no power can be cut here.
         """
         kills = plan(self._settings.seed, self._settings.kills, self._settings.seconds)
         self._watcher.planned(kills)
@@ -97,10 +103,10 @@ class Session:
             cluster.start()
             self._began = time.monotonic()
             self._tell(f"{len(cluster.nodes)} nodes are up, the clients begin")
-            self._single_kills(cluster, kills)
-            alive = self._compare(cluster)
-            self._all_at_once(cluster)
-            restarted = self._compare(cluster)
+            alive = self._judge(cluster, lambda: self._single_kills(cluster, kills))
+            restarted = alive
+            if self._problem is None:
+                restarted = self._judge(cluster, lambda: self._all_at_once(cluster))
             return self._outcome(cluster, alive, restarted)
 
     def _cluster(self, directory: Path) -> Cluster:
@@ -112,6 +118,7 @@ class Session:
             self._writers.done,
             journal=settings.journal,
             plant=settings.plant,
+            power_cut=settings.power_cut,
         )
 
     def _single_kills(self, cluster: Cluster, kills: list[Kill]) -> None:
@@ -127,7 +134,7 @@ class Session:
         role = "leader" if node.status.is_leader else "follower"
         pid, in_flight = node.pid, self._writers.in_flight
         cluster.kill(node)
-        self._tell(f"SIGKILL {role} {node.name} (pid {pid}) with {in_flight} lines under way")
+        self._tell(f"{self._means} {role} {node.name} (pid {pid}) with {in_flight} lines under way")
         self._write_until(self._seconds + kill.down_s)
         node.start()
         cluster.wait_ready()
@@ -138,15 +145,22 @@ class Session:
             self._write_until(self._seconds + LAST_WRITES_S)
             in_flight = self._writers.in_flight
             cluster.kill_all()
-        self._tell(f"SIGKILL all {len(cluster.nodes)} nodes at once with {in_flight} lines under way")
+        self._tell(f"{self._means} all {len(cluster.nodes)} nodes at once with {in_flight} lines under way")
         cluster.start()
         for node in cluster.nodes:
             self._tell(f"  {node.name} is back: {_opened(node)}")
 
-    def _compare(self, cluster: Cluster) -> Verdict:
-        settled = cluster.settle()
+    def _judge(self, cluster: Cluster, act: Callable[[], None]) -> Verdict:
+        """Compare after `act`. A cluster that cannot go on has lost what nobody can read any more."""
+        settled: list[NodeProcess] = []
+        machines: dict[str, list[Line]] = {}
+        try:
+            act()
+            settled = cluster.settle()
+            machines = cluster.machines(settled)
+        except ClusterError as error:
+            self._problem = str(error)
         behind = [node.name for node in cluster.nodes if node not in settled]
-        machines = cluster.machines(settled)
         verdict = compare(self._ledger.sent(), self._ledger.acknowledged(), machines, behind)
         self._tell(f"compared: {verdict.acknowledged:,} acknowledged, {verdict.lost:,} lost")
         return verdict
@@ -165,7 +179,12 @@ class Session:
             latency_p99_ms=p99,
             sent=self._ledger.sent_count,
             seconds=self._seconds,
+            problem=self._problem,
         )
+
+    @property
+    def _means(self) -> str:
+        return "power cut for" if self._settings.power_cut else "SIGKILL"
 
     @property
     def _seconds(self) -> float:

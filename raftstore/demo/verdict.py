@@ -44,9 +44,12 @@ def compare(
     machines: Mapping[str, Sequence[Line]],
     behind: Sequence[str] = (),
 ) -> Verdict:
-    """Judge the state machines of the nodes, by name. Markers, whose ids are negative, are left out."""
+    """Judge the state machines of the nodes, by name. Markers, whose ids are negative, are left out.
+
+    Without any machine, everything is lost.
+    """
     lines = {name: [line for line in machine if line.id > 0] for name, machine in machines.items()}
-    first = next(iter(lines.values()))
+    first = next(iter(lines.values())) if lines else []
     everything = [line for machine in lines.values() for line in machine]
     altered = {line.id for line in everything if sent.get(line.id, line.text) != line.text}
     repeated = {number for machine in lines.values() for number in _repeated(machine)}

@@ -35,14 +35,16 @@ class Writers:
         """Write to all `nodes` while the block runs."""
         self._clients = [_Client(node) for node in nodes]
         stop = threading.Event()
-        threads = [threading.Thread(target=self._run, args=(client, stop)) for client in self._clients]
-        for thread in threads:
-            thread.start()
+        threads = [
+            threading.Thread(target=self._run, args=(client, stop), daemon=True) for client in self._clients
+        ]
         try:
+            for thread in threads:
+                thread.start()
             yield
         finally:
             stop.set()
-            for thread in threads:
+            for thread in filter(threading.Thread.is_alive, threads):
                 thread.join()
 
     @property
