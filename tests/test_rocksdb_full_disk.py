@@ -1,0 +1,99 @@
+"""The rocksdb backend on a disk that is full."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rocksdict")
+
+from raftstore_rocksdb import RocksdbBackend
+from rocksdb_tools import (
+    KIB,
+    append,
+    opened,
+)
+
+from raftstore.batch import WriteBatch
+from raftstore.entry import LogId
+
+pytestmark = pytest.mark.backend("rocksdb")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """The directory of a new store on a disk of 48 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", os.fspath(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk needs root")
+    store = disk / "store"
+    store.mkdir(mode=0o700)
+    yield store
+    subprocess.run(["umount", "--lazy", os.fspath(disk)], check=True)
+
+
+def append_until_full(backend: RocksdbBackend, number: int, index: int) -> tuple[int, int]:
+    """Append until there is no room. The last write's number and the last index then."""
+    with suppress(OSError):  # the last append of the test shows that room was all that it lacked
+        while True:
+            number += 1
+            backend.write(append(number, index + 1, size=50_000))
+            index += 1
+    return number, index
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["checked before", "met by RocksDB"])
+def test_on_a_full_disk_appends_are_refused_the_rest_goes_on_and_purging_makes_room(
+    small_disk: Path, told: bool
+) -> None:
+    backend = opened(small_disk, write_buffer_bytes=1 << 20, ballast_bytes=4 << 20)
+    if not told:
+        backend._room.has = lambda size: True  # type: ignore[method-assign]
+    number, last = append_until_full(backend, 0, 0)
+    backend.write(WriteBatch(number + 1, hard_state=b"voted", meta=b"m"))
+    assert backend.read(last, last + 1, None)[0].index == last
+    number, last = append_until_full(backend, number + 1, last)
+    for step in range(50):
+        backend.write(WriteBatch(number + step + 1, hard_state=b"h" * 100))
+    number += 51
+    backend.write(WriteBatch(number, anchor=LogId(1, last - 2)))
+    if not told:
+        del backend._room.has
+    backend.write(append(number + 1, last + 1, size=50_000))
+    assert [entry.index for entry in backend.read(last - 1, last + 2, None)] == [last - 1, last, last + 1]
+    backend.close()
+    with closing(opened(small_disk)) as backend:
+        assert backend.recovery.last == LogId(1, last + 1)
+        assert backend.recovery.number == number + 1
+        assert backend.recovery.hard_state == b"h" * 100
+
+
+def test_appends_resume_when_somebody_else_makes_room(small_disk: Path) -> None:
+    other = small_disk.parent / "other"
+    with closing(opened(small_disk, write_buffer_bytes=1 << 20, ballast_bytes=4 << 20)) as backend:
+        backend.write(append(1, 1))
+        with suppress(OSError), other.open("wb") as file:
+            while True:
+                file.write(bytes(64 * KIB))
+        with pytest.raises(OSError, match="No space left"):
+            backend.write(append(2, 2))
+        backend.write(WriteBatch(3, hard_state=b"voted"))
+        with pytest.raises(OSError, match="No space left"):
+            backend.write(append(4, 2))
+        other.unlink()
+        backend.write(append(5, 2))
+        assert (small_disk / "ballast").stat().st_size == 4 << 20
+    with closing(opened(small_disk)) as backend:
+        assert (backend.recovery.last, backend.recovery.hard_state) == (LogId(1, 2), b"voted")
+
+
+def test_the_ballast_takes_at_most_an_eighth_of_the_disk(small_disk: Path) -> None:
+    with closing(opened(small_disk, ballast_bytes=1 << 40)):
+        assert (small_disk / "ballast").stat().st_size == 6 << 20
