@@ -1,85 +1,86 @@
-"""Every class of bug known from another implementation of this design, as a test that would show it here.
+"""Every class of bug that log stores of this kind were seen to have, as a test that would show it here.
 
 The catalogue, and where each number is held (`suite` is `raftstore.testing.LogSuite`, which runs on every
-backend, strategy and policy; other names are tests of this file unless a file is named):
+backend, strategy and policy; failure, readers, threads, life and full_disk are tests/test_log_*.py; names
+alone are tests of this file):
 
 1  durable before the disk said so: test_nothing_is_durable_before_the_write_returned
 2  DiskFirst with Batch acknowledged early: test_disk_first_acknowledges_no_earlier_under_a_batch_policy
-3  reset twice; busy polling: test_a_reset_is_one_write, test_an_idle_log_sleeps
+3  reset twice; busy polling: test_a_reset_is_one_write, readers, test_an_idle_log_sleeps
 4  reset forgot or misled waiters: test_a_reset_tells_waiters_that_their_entries_are_gone
 5  several pipelines out of order: test_one_write_at_a_time_in_the_order_of_acceptance
-6  the watermark went back: test_the_durable_index_only_grows_while_threads_append
+6  the watermark went back: readers, test_the_durable_index_only_grows_while_threads_append
 7  a flush in flight wrote stale entries: test_nothing_stale_comes_back_after_a_truncation_beside_a_flush
 8  zero flush workers: cannot exist, there is always one flusher and no option for it
 9  a full queue dropped writes: test_nothing_is_dropped_when_more_comes_than_may_wait
-10 flush swallowed errors: test_flush_raises_what_the_disk_said, test_flush_waits_for_the_write_in_flight
-11 flush hung on an error: test_every_waiter_is_answered_when_the_disk_fails
-12 lost wake-ups: test_no_wake_up_is_lost
+10 flush swallowed errors: failure, test_flush_raises_what_the_disk_said
+11 flush hung on an error: failure, test_every_waiter_is_answered_when_the_disk_fails
+12 lost wake-ups: readers, test_no_wake_up_is_lost
 13 a heartbeat truncated: suite, test_an_empty_heartbeat_verifies_prev_and_changes_nothing
 14 truncate and append as two writes: test_a_conflict_is_one_write
-15 half a change was visible: test_readers_see_all_of_a_conflict_or_nothing
+15 half a change was visible: readers, test_readers_see_all_of_a_conflict_or_nothing
 16 a flush for each entry: test_a_hundred_entries_are_one_write
-17 replace neither awaited nor checked: test_a_failed_conflict_is_not_a_success; event loops: test_aio.py
+17 replace neither awaited nor checked: failure, test_a_failed_conflict_is_not_a_success; test_aio.py
 18 truncation kept the watermark: test_what_replaces_truncated_entries_is_written
 19 reset kept a pending watermark: test_a_flush_begun_before_a_reset_does_not_raise_the_durable_index
 20 an old flush raised it again: test_a_flush_begun_before_a_truncation_does_not_raise_the_durable_index
 21 a conflict acknowledged early: test_a_conflict_returns_when_it_is_durable
 22 prev zero reset the log: suite, test_a_resend_from_the_very_beginning_does_not_reset_the_log
 23 memory counted for the quorum: test_the_leader_counts_only_what_is_durable
-24 a failed write was retried or only logged: test_nothing_is_written_after_a_failure
-25 purge errors were swallowed: test_a_failed_purge_is_not_a_success
+24 a failed write was retried or only logged: failure, test_nothing_is_written_after_a_failure
+25 purge errors were swallowed: failure, test_a_failed_purge_is_not_a_success
 26 maximum kept after a shrinking: as 18 and 20
 27 everything pending written again: test_every_entry_is_written_once
-28 boundary as two numbers: test_the_anchor_is_never_seen_half_moved
+28 boundary as two numbers: readers, test_the_anchor_is_never_seen_half_moved
 29 a follower behind the first index stalled: suite, test_an_entry_at_or_below_the_anchor_is_purged
 30 one node reported success early: test_a_single_node_commits_only_what_is_durable
 31 the wrong end of the key space: suite, test_bounds_and_terms_are_exact_right_after_opening
 32 purge in memory only: suite, test_purge_is_inclusive
 33 reset waited for the interval: test_urgent_calls_do_not_wait_for_the_interval
-34 deadlock in the term index: test_log_threads.py, test_everything_at_once
+34 deadlock in the term index: threads, test_everything_at_once
 35 wrong hint after a conflict: suite, test_a_mismatch_names_our_term_there_and_its_first_index
 36 no group commit: test_those_who_come_while_a_write_runs_share_the_next
-37 a directory in use: suite, test_a_second_opening_is_refused_while_the_first_lives; test_log_life.py
+37 a directory in use: suite, test_a_second_opening_is_refused_while_the_first_lives; life
 38 too many terms: suite, test_many_terms_are_as_exact_as_few
-39 flush answered "done" with nothing written: as 10
+39 flush answered "done" with nothing written: failure, test_flush_waits_for_the_write_in_flight
 40 everything written again after a failure: as 24 and 27
 41 a term answered for a missing entry: suite, test_an_entry_above_the_last_is_none; holes cannot be appended
 42 indexes began again after purging all: suite, test_a_log_purged_to_its_end_goes_on_where_it_ended
-43 a failed load was only logged: test_a_log_that_cannot_be_read_does_not_open_empty
-44 holes on disk were not noticed: test_a_hole_on_disk_is_corruption
+43 a failed load was only logged: failure, test_a_log_that_cannot_be_read_does_not_open_empty
+44 holes on disk were not noticed: failure, test_a_hole_on_disk_is_corruption
 45 the lower of two runs was never written: test_one_write_at_a_time_in_the_order_of_acceptance
 46 purging lower moved the boundary back: suite, test_purging_at_or_below_the_anchor_does_nothing
 47 a huge range overflowed: suite, test_a_range_may_stop_at_the_highest_number_there_is
 48 index overflow: suite, test_the_highest_index_and_term_can_be_stored_and_nothing_above
 49 unsynced data reported after opening: the backend's duty, raftstore.testing.BackendSuite
-50 bounds beyond what is readable: test_whatever_the_bounds_promise_can_be_read
-51 a failed batch was forgotten: test_log_full_disk.py
+50 bounds beyond what is readable: readers, test_whatever_the_bounds_promise_can_be_read
+51 a failed batch was forgotten: full_disk, test_what_mem_first_acknowledged_is_written_when_there_is_room
 52 purge raised the watermark of unwritten entries: test_a_purge_takes_what_is_pending_along
-53 a slow disk blocked other commands: test_a_standing_write_blocks_no_reader_and_no_memory_append
+53 a slow disk blocked other commands: readers, test_a_standing_write_blocks_no_reader_and_no_memory_append
 
 What the only lazy ancestor got wrong: emptiness, bounds and terms after opening (suite,
 test_bounds_and_terms_are_exact_right_after_opening), stale entries in the cache
-(test_a_slow_read_does_not_bring_a_truncated_entry_back), MemFirst with Immediate that never wrote
-(suite, test_what_is_accepted_becomes_durable_without_being_asked), a reset that wiped what came after it
+(readers, test_a_slow_read_does_not_bring_a_truncated_entry_back), MemFirst with Immediate never wrote (suite,
+test_what_is_accepted_becomes_durable_without_being_asked), a reset that wiped what came after it
 (test_a_reset_is_one_write).
 """
 
 from __future__ import annotations
 
-import threading
+import re
 import time
 from concurrent.futures import Future
-from errno import EIO
 from pathlib import Path
 
 import pytest
 
-from raftstore.entry import NO_ENTRY, Entry, HardState, LogId
-from raftstore.errors import CorruptionError, StoreFailedError, TruncatedError, VoteError
-from raftstore.policy import Batch, Immediate
+from raftstore.entry import NO_ENTRY, HardState, LogId
+from raftstore.errors import TruncatedError, VoteError
+from raftstore.policy import Batch
 from raftstore.strategy import DiskFirst, MemFirst, Strategy
-from raftstore.testing.memory import MemoryBackend, MemoryDisk
-from raftstore.testing.open_log import close_broken, open_log
+from raftstore.testing import LogSuite
+from raftstore.testing.memory import MemoryDisk
+from raftstore.testing.open_log import open_log
 from raftstore.testing.tools import (
     PATIENCE_S,
     assert_waits,
@@ -88,7 +89,6 @@ from raftstore.testing.tools import (
     eventually,
     in_threads,
     outcome,
-    repeatedly,
     run,
     span,
 )
@@ -103,6 +103,13 @@ both = pytest.mark.parametrize("strategy", STRATEGIES, ids=["DiskFirst", "MemFir
 @pytest.fixture
 def disk() -> MemoryDisk:
     return MemoryDisk()
+
+
+def test_the_catalogue_names_tests_that_exist() -> None:
+    here = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    assert __doc__ is not None
+    for name in set(re.findall(r"test_\w+", __doc__)) - {"test_aio", "test_log_"}:
+        assert f"def {name}(" in here or hasattr(LogSuite, name), name
 
 
 # --- what is durable when --------------------------------------------------------------------------------
@@ -471,344 +478,3 @@ def test_nothing_is_dropped_when_more_comes_than_may_wait(disk: MemoryDisk, stra
         assert sorted(r[0] for call in calls for r in outcome(call)) == list(range(1, 81))
         log.flush()
     assert sorted(disk.state.entries) == list(range(1, 81))
-
-
-# --- failure ---------------------------------------------------------------------------------------------
-
-
-@both
-def test_flush_raises_what_the_disk_said(disk: MemoryDisk, strategy: Strategy) -> None:
-    log = open_log(disk, strategy, NEVER)
-    log.submit(span(1, 4))
-    disk.fail_next(OSError(EIO, "bad sector"))
-    with pytest.raises(StoreFailedError) as caught:
-        log.flush()
-    assert isinstance(caught.value.__cause__, OSError)
-    assert log.durable_index == 0
-    close_broken(log)
-
-
-@both
-def test_flush_waits_for_the_write_in_flight(disk: MemoryDisk, strategy: Strategy) -> None:
-    with open_log(disk, strategy) as log:
-        with disk.gate.closed():
-            log.submit(span(1, 4))
-            disk.gate.wait_for_arrival()
-            call = background(log.flush)
-            assert_waits(call)
-        outcome(call)
-        assert log.durable_index == 3
-
-
-@both
-def test_every_waiter_is_answered_when_the_disk_fails(disk: MemoryDisk, strategy: Strategy) -> None:
-    log = open_log(disk, strategy)
-    with disk.gate.closed():
-        receipt = log.submit(span(1, 4))
-        disk.gate.wait_for_arrival()
-        later = log.submit(span(4, 6))
-        calls: list[Future[object]] = [
-            background(lambda: log.wait_durable(3, PATIENCE_S)),
-            background(lambda: log.wait_durable(5, PATIENCE_S)),
-            background(log.flush),
-            background(lambda: log.purge(2)),
-            background(lambda: log.save_hard_state(HardState(1, "a"))),
-            background(lambda: receipt.wait(PATIENCE_S)),
-            background(lambda: later.wait(PATIENCE_S)),
-        ]
-        assert_waits(*calls)
-        disk.fail_next(OSError(EIO, "bad sector"))
-    for call in calls:
-        with pytest.raises(StoreFailedError):
-            outcome(call)
-    assert receipt.done()
-    assert later.done()
-    close_broken(log)
-
-
-@both
-@pytest.mark.parametrize("applied", [False, True])
-def test_nothing_is_written_after_a_failure(disk: MemoryDisk, strategy: Strategy, applied: bool) -> None:
-    log = open_log(disk, strategy)
-    log.append(span(1, 4))
-    log.flush()
-    disk.fail_next(OSError(EIO, "bad sector"), applied=applied)
-    with pytest.raises(StoreFailedError):
-        log.save(span(4, 6))
-    calls = disk.calls
-    for call in (
-        lambda: log.append([entry(log.next_index)]),
-        lambda: log.propose(9, [b"x"]),
-        lambda: log.submit([entry(log.next_index)]),
-        lambda: log.splice(LogId(1, 3), run(4, [1])),
-        lambda: log.truncate(2),
-        lambda: log.purge(2),
-        lambda: log.reset(NO_ENTRY),
-        lambda: log.install_snapshot(LogId(5, 50)),
-        lambda: log.save_hard_state(HardState(9, "b")),
-        lambda: log.put_meta("a", b""),
-        lambda: log.save(meta={"a": b""}),
-        log.flush,
-    ):
-        with pytest.raises(StoreFailedError) as caught:
-            call()
-        assert caught.value.__cause__ is not None
-    close_broken(log)
-    assert disk.calls == calls
-    disk.begun = None  # the next process does not know of it
-    with open_log(disk, strategy) as log:
-        assert log.entries(1) == span(1, 6 if applied else 4)
-        log.append([entry(log.next_index)])
-
-
-@both
-def test_reads_of_what_was_durable_go_on_after_a_failure(disk: MemoryDisk, strategy: Strategy) -> None:
-    log = open_log(disk, strategy)
-    log.append(run(1, [1, 2, 3]))
-    log.flush()
-    disk.fail_next(OSError(EIO, "bad sector"))
-    with pytest.raises(StoreFailedError):
-        log.put_meta("a", b"")
-    assert log.entries(1) == run(1, [1, 2, 3])
-    assert (log.durable_index, log.term(2), log.last) == (3, 2, LogId(3, 3))
-    assert log.hard_state == HardState()
-    close_broken(log)
-
-
-@both
-def test_any_exception_out_of_the_backend_latches(disk: MemoryDisk, strategy: Strategy) -> None:
-    log = open_log(disk, strategy)
-    disk.fail_next(ZeroDivisionError("a bug in a backend"))
-    with pytest.raises(StoreFailedError) as caught:
-        log.save(span(1, 2))
-    assert isinstance(caught.value.__cause__, ZeroDivisionError)
-    with pytest.raises(StoreFailedError):
-        log.append(span(1, 2))
-    close_broken(log)
-
-
-@both
-def test_a_failed_purge_is_not_a_success(disk: MemoryDisk, strategy: Strategy) -> None:
-    log = open_log(disk, strategy)
-    log.append(span(1, 11))
-    log.flush()
-    disk.fail_next(OSError(EIO, "bad sector"))
-    with pytest.raises(StoreFailedError):
-        log.purge(5)
-    assert log.entries(1) == span(1, 11)
-    close_broken(log)
-
-
-@both
-def test_a_failed_conflict_is_not_a_success(disk: MemoryDisk, strategy: Strategy) -> None:
-    log = open_log(disk, strategy)
-    log.append(span(1, 6))
-    log.flush()
-    disk.fail_next(OSError(EIO, "bad sector"))
-    with pytest.raises(StoreFailedError):
-        log.splice(LogId(1, 2), run(3, [2, 2]))
-    close_broken(log)
-    with open_log(disk, strategy) as log:
-        assert log.entries(1) == span(1, 6)
-
-
-@both
-def test_a_failed_vote_is_not_shown(disk: MemoryDisk, strategy: Strategy) -> None:
-    log = open_log(disk, strategy)
-    disk.fail_next(OSError(EIO, "bad sector"))
-    with pytest.raises(StoreFailedError):
-        log.save_hard_state(HardState(1, "a"))
-    assert log.hard_state == HardState()
-    close_broken(log)
-
-
-def test_a_failed_maintenance_latches(disk: MemoryDisk) -> None:
-    log = open_log(disk, DiskFirst())
-    disk.fail_next_maintain(OSError(EIO, "bad sector"))
-    log.append(span(1, 4))
-    eventually(lambda: log.status().state == "failed", "the failed upkeep is noticed")
-    with pytest.raises(StoreFailedError):
-        log.append([entry(4)])
-    close_broken(log)
-
-
-@pytest.mark.parametrize("startup", ["lazy", "preload"])
-@both
-def test_a_log_that_cannot_be_read_does_not_open_empty(
-    disk: MemoryDisk, strategy: Strategy, startup: str
-) -> None:
-    with open_log(disk, strategy) as log:
-        log.append(span(1, 11))
-    disk.fail_next_read(CorruptionError("planted", first_index=3, last_index=3))
-    with pytest.raises(CorruptionError), open_log(disk, strategy, startup=startup) as log:
-        log.entries(1)
-
-
-@pytest.mark.parametrize("startup", ["lazy", "preload"])
-@both
-def test_a_hole_on_disk_is_corruption(
-    disk: MemoryDisk, strategy: Strategy, startup: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with open_log(disk, strategy) as log:
-        log.append(span(1, 11))
-    read = MemoryBackend.read
-
-    def with_a_hole(backend: MemoryBackend, start: int, stop: int, bytes_max: int | None) -> list[Entry]:
-        return [e for e in read(backend, start, stop, bytes_max) if e.index != 5]
-
-    monkeypatch.setattr(MemoryBackend, "read", with_a_hole)
-    with pytest.raises(CorruptionError), open_log(disk, strategy, startup=startup) as log:
-        log.entries(1)
-
-
-# --- readers beside writers ------------------------------------------------------------------------------
-
-
-@both
-def test_readers_see_all_of_a_conflict_or_nothing(disk: MemoryDisk, strategy: Strategy) -> None:
-    def check() -> None:
-        terms = {e.term for e in log.entries(3, 9)}
-        assert len(terms) == 1, terms
-
-    with open_log(disk, strategy) as log:
-        log.append(run(1, [1, 1] + [1] * 6))
-        log.flush()
-        with repeatedly(check):
-            for term in range(2, 150):
-                log.splice(LogId(1, 2), run(3, [term] * 6))
-
-
-def test_a_read_of_many_pieces_is_of_one_log(disk: MemoryDisk) -> None:
-    """Pieces from disk, cache and memory, while conflicts replace all of them."""
-
-    def check() -> None:
-        terms = {e.term for e in log.entries(3, 63)}
-        assert len(terms) == 1, terms
-
-    with open_log(disk, cache_bytes=3000) as log:
-        log.append(run(1, [1] * 62))
-        with repeatedly(check):
-            for term in range(2, 150):
-                log.splice(LogId(1, 2), run(3, [term] * 60))
-
-
-@both
-def test_whatever_the_bounds_promise_can_be_read(disk: MemoryDisk, strategy: Strategy) -> None:
-    def check() -> None:
-        last = log.last_index
-        found = log.entry(last)
-        assert found is not None, last
-        assert (found.index, log.term(last)) == (last, 1)
-        assert [e.index for e in log.entries(max(1, last - 3), last + 1)][-1] == last
-
-    with open_log(disk, strategy, cache_bytes=2000) as log:
-        log.append([entry(1)])
-        log.flush()
-        with repeatedly(check):
-            for index in range(2, 800):
-                log.append([entry(index)])
-
-
-@both
-def test_the_anchor_is_never_seen_half_moved(disk: MemoryDisk, strategy: Strategy) -> None:
-    def check() -> None:
-        anchor = log.anchor
-        assert anchor.term == anchor.index, anchor
-
-    with open_log(disk, strategy) as log:
-        log.append(run(1, range(1, 301)))
-        with repeatedly(check):
-            for upto in range(1, 300):
-                log.purge(upto)
-
-
-@both
-def test_the_durable_index_only_grows_while_threads_append(disk: MemoryDisk, strategy: Strategy) -> None:
-    seen, called = [0], list[int]()
-    with open_log(disk, strategy) as log:
-        log.on_durable(called.append)
-        with repeatedly(lambda: seen.append(log.durable_index), threads=1):
-            in_threads(6, lambda _: [log.propose(1, [b"x"]) for _ in range(60)])
-            log.flush()
-        eventually(lambda: called[-1:] == [360], "the last callback")
-    assert seen == sorted(seen)
-    assert called == sorted(set(called))
-
-
-@both
-def test_no_wake_up_is_lost(disk: MemoryDisk, strategy: Strategy) -> None:
-    with open_log(disk, strategy) as log:
-
-        def propose_and_wait(_number: int) -> None:
-            for _ in range(100):
-                last = log.submit_propose(1, [b"x"]).last
-                log.wait_durable(last, PATIENCE_S)
-                assert log.durable_index >= last
-
-        in_threads(4, propose_and_wait)
-
-
-def test_a_slow_read_does_not_bring_a_truncated_entry_back(disk: MemoryDisk) -> None:
-    with open_log(disk, DiskFirst()) as log:
-        log.append(span(1, 41))
-    with open_log(disk, DiskFirst()) as log:
-        with disk.read_gate.closed():
-            slow = background(lambda: log.entries(10, 20))
-            disk.read_gate.wait_for_arrival()
-            log.truncate(11)
-            log.append(run(11, [2] * 12))
-        assert all(e.term == (1 if e.index < 11 else 2) for e in outcome(slow))
-        assert log.entries(1) == span(1, 11) + run(11, [2] * 12)
-        assert [e.term for e in log.entries(10, 13)] == [1, 2, 2]
-
-
-def test_a_slow_read_beside_a_purge_gives_the_entries_or_says_that_they_are_purged(disk: MemoryDisk) -> None:
-    with open_log(disk, DiskFirst()) as log:
-        log.append(span(1, 41))
-    with open_log(disk, DiskFirst()) as log:
-        with disk.read_gate.closed():
-            slow = background(lambda: log.entries(5, 20))
-            disk.read_gate.wait_for_arrival()
-            log.purge(10)
-        try:
-            found = outcome(slow)
-        except LookupError:
-            found = span(5, 20)
-        assert found == span(5, 20)
-        assert log.entries(11) == span(11, 41)
-
-
-def test_a_standing_write_blocks_no_reader_and_no_memory_append(disk: MemoryDisk) -> None:
-    with open_log(disk, MemFirst()) as log:
-        log.append(span(1, 4))
-        log.flush()
-        with disk.gate.closed():
-            log.append(span(4, 6))
-            disk.gate.wait_for_arrival()
-            assert outcome(background(lambda: log.append(span(6, 9)))) == LogId(1, 8)
-            assert outcome(background(lambda: log.entries(1))) == span(1, 9)
-            assert outcome(background(lambda: log.term(8))) == 1
-            outcome(background(lambda: log.commit_to(3)))
-            assert outcome(background(log.status)).pending_entries > 0
-            assert log.durable_index == 3
-        log.flush()
-
-
-def test_an_idle_log_sleeps(disk: MemoryDisk) -> None:
-    with open_log(disk, MemFirst(), Immediate()) as log:
-        log.append(span(1, 4))
-        log.flush()
-        time.sleep(0.1)
-        before = _switches()
-        time.sleep(0.3)
-        assert _switches() - before < 30
-
-
-def _switches() -> int:
-    """How often threads of this library gave up or lost the processor."""
-    total = 0
-    for thread in threading.enumerate():
-        if thread.name.startswith("raftstore") and thread.native_id is not None:
-            status = Path(f"/proc/self/task/{thread.native_id}/status").read_text()
-            total += sum(int(line.split()[1]) for line in status.splitlines() if "ctxt_switches" in line)
-    return total

@@ -487,7 +487,8 @@ def test_interrupts_at_any_moment_break_nothing(
     disk: MemoryDisk, strategy: Strategy, interrupts: Interrupts
 ) -> None:
     with open_log(disk, strategy) as log:
-        for _ in range(600):
+        end = time.monotonic() + PATIENCE_S
+        while interrupts.count < 150 and time.monotonic() < end:
             try:
                 interrupts.armed = True
                 for _ in range(30):
@@ -499,5 +500,5 @@ def test_interrupts_at_any_moment_break_nothing(
         log.flush()
         assert log.durable_index == log.last_index == log.next_index - 1
         found = log.entries(1)
-    assert interrupts.count > 100
+    assert interrupts.count >= 150
     assert list(disk.state.entries.values()) == found

@@ -2,7 +2,7 @@
 
 A whole test file for your backend, in one of its configurations:
 
-    from raftstore.testing.log_suite import LogSuite
+    from raftstore.testing import LogSuite
 
     class TestLogOnMine(LogSuite):
         def open(self, path):
@@ -15,15 +15,10 @@ from __future__ import annotations
 
 from raftstore.testing.log_appending import AppendingPromises
 from raftstore.testing.log_durability import DurabilityPromises, LifePromises
-from raftstore.testing.log_following import (
-    PurgePromises,
-    ResetPromises,
-    SnapshotPromises,
-    SplicePromises,
-    TruncatePromises,
-)
+from raftstore.testing.log_following import SplicePromises, TruncatePromises
 from raftstore.testing.log_keeping import CommitPromises, HardStatePromises, MetaPromises, SavePromises
 from raftstore.testing.log_killing import KillPromises, MachinePromises
+from raftstore.testing.log_purging import PurgePromises, ResetPromises, SnapshotPromises
 from raftstore.testing.log_reading import ReadingPromises
 
 
