@@ -1,4 +1,4 @@
-"""What only the lmdb backend must hold, beside the contract: what LMDB does not do by itself, and its traps."""
+"""What only the lmdb backend must hold, beside the contract: what LMDB leaves to others, and its traps."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from random import Random
 
 import pytest
 
-lmdb = pytest.importorskip("lmdb")
+pytest.importorskip("lmdb")
+
+import lmdb
+from raftstore_lmdb import LmdbBackend, _checksums, _datafile
+from raftstore_lmdb._records import encode_key
 
 from raftstore.batch import WriteBatch
 from raftstore.entry import Entry, LogId
 from raftstore.errors import BackendMissingError, CorruptionError
 from raftstore.testing.checked import CheckedStore
 from raftstore.testing.tools import span
-from raftstore_lmdb import LmdbBackend, _checksums, _datafile
-from raftstore_lmdb._records import encode_key
 
 pytestmark = pytest.mark.backend("lmdb")
 
@@ -97,7 +99,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, calls: list[str]) -> Iterator[None
     """Note every sync and every write that this backend does itself, with the file's name."""
 
     def name(fd: int) -> str:
-        return Path(os.readlink(f"/proc/self/fd/{fd}")).name
+        return Path(f"/proc/self/fd/{fd}").readlink().name
 
     def fsync(fd: int) -> None:
         calls.append(f"sync {name(fd)}")
@@ -155,9 +157,10 @@ def test_an_end_at_any_step_of_the_creation_leaves_a_directory_that_opens(
                 result.close()
         raise Died
 
-    with monkeypatch.context() as patch, pytest.raises(Died):
+    with monkeypatch.context() as patch:
         patch.setattr(owner, step, dying)
-        LmdbBackend(path)
+        with pytest.raises(Died):
+            LmdbBackend(path)
     with closing(LmdbBackend(path)) as backend:
         assert backend.recovery.number == 0
     assert sorted(file.name for file in path.iterdir()) == ["data.mdb", "lock.mdb"]
@@ -362,7 +365,7 @@ def open_fds(path: Path) -> list[int]:
 
 def _target(fd: int) -> Path:
     try:
-        return Path(os.readlink(f"/proc/self/fd/{fd}"))
+        return Path(f"/proc/self/fd/{fd}").readlink()
     except FileNotFoundError:
         return Path()
 

@@ -97,7 +97,7 @@ class LmdbBackend:
                 self._transact(None)
 
     def stats(self) -> BackendStats:
-        with self._latch.shared(), translated(self._file), self._environment.begin() as txn:
+        with self._latch.shared(), translated(self._file), self._environment.begin(buffers=True) as txn:
             live = self._tables.live_bytes(txn)
         return stats(self._path, live)
 
@@ -137,13 +137,13 @@ class LmdbBackend:
         self._state = state
 
     @contextmanager
-    def _writing(self) -> Generator[lmdb.Transaction[bytes]]:
+    def _writing(self) -> Generator[lmdb.Transaction[memoryview]]:
         """A write transaction, committed at the end, or aborted.
 
         To abort one, py-lmdb waits for a moment in which no other thread is inside LMDB: beside busy readers
         that can take a minute. So they are held off.
         """
-        txn = self._environment.begin(write=True)
+        txn = self._environment.begin(write=True, buffers=True)
         try:
             yield txn
             txn.commit()

@@ -25,21 +25,17 @@ TERMS: Final = b"terms"
 
 _KEY = struct.Struct(">Q")
 _BOUNDS_SEAL = struct.Struct(">IB")
-_BOUNDS = struct.Struct(">IBBBxQQQQQQQQIIIII")
-_ENTRY = struct.Struct(">IIQB")
+_BOUNDS = struct.Struct(">IBBBxQQQQQQQQIII")
+_ENTRY = struct.Struct(">IQB")
 _ENTRY_SEALED = struct.Struct(">QQB")
 
 ENTRY_OVERHEAD: Final = _ENTRY.size
 """Bytes of an entry's value before its payload."""
 
+RUN_BYTES: Final = 2 * _KEY.size
+"""Of a term run: its key and its value."""
+
 _HAS_HARD_STATE, _HAS_META = 1, 2
-
-
-class Seal(msgspec.Struct, frozen=True):
-    """What a blob is checked with: its length, before its bytes are touched, and its checksum."""
-
-    length: int
-    checksum: int
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -59,10 +55,10 @@ class Bounds(msgspec.Struct, frozen=True):
     """How many term runs there are."""
     runs_check: int = 0
     """Their `runs_check`."""
-    hard_state: Seal | None = None
-    """Of the hard state, None if there is none."""
-    meta: Seal | None = None
-    """Of the metadata, None if there is none."""
+    hard_state: int | None = None
+    """The checksum of the hard state, None if there is none."""
+    meta: int | None = None
+    """The checksum of the metadata, None if there is none."""
 
 
 def encode_key(index: int) -> bytes:
@@ -70,7 +66,7 @@ def encode_key(index: int) -> bytes:
     return _KEY.pack(index)
 
 
-def decode_key(key: bytes) -> int:
+def decode_key(key: bytes | memoryview) -> int:
     """The index of a key. Raises `CorruptionError` if it is no key of ours."""
     if len(key) != _KEY.size:
         raise CorruptionError(f"a key has {len(key)} bytes instead of {_KEY.size}")
@@ -93,14 +89,10 @@ def encode_bounds(bounds: Bounds) -> bytes:
         bounds.floor,
         bounds.runs,
         bounds.runs_check,
-        *_parts(bounds.hard_state),
-        *_parts(bounds.meta),
+        bounds.hard_state or 0,
+        bounds.meta or 0,
     )
     return zlib.crc32(body[4:]).to_bytes(4, "big") + body[4:]
-
-
-def _parts(seal: Seal | None) -> tuple[int, int]:
-    return (0, 0) if seal is None else (seal.length, seal.checksum)
 
 
 def decode_bounds(record: bytes) -> Bounds:
@@ -118,7 +110,7 @@ def decode_bounds(record: bytes) -> Bounds:
 
 
 def _bounds(checksum: int, flags: int, number: int, transaction: int, *rest: int) -> Bounds:
-    anchor_term, anchor_index, last_term, last_index, floor, runs, check, *seals = rest
+    anchor_term, anchor_index, last_term, last_index, floor, runs, check, hard_state, meta = rest
     return Bounds(
         checksum,
         number,
@@ -128,27 +120,21 @@ def _bounds(checksum: int, flags: int, number: int, transaction: int, *rest: int
         floor,
         runs,
         check,
-        Seal(seals[0], seals[1]) if flags & _HAS_HARD_STATE else None,
-        Seal(seals[2], seals[3]) if flags & _HAS_META else None,
+        hard_state if flags & _HAS_HARD_STATE else None,
+        meta if flags & _HAS_META else None,
     )
 
 
 def encode_entry(entry: Entry, checksum: Checksum) -> bytes:
     seal = checksum(entry.data, checksum(_ENTRY_SEALED.pack(entry.index, entry.term, entry.kind), 0))
-    return _ENTRY.pack(seal, len(entry.data), entry.term, entry.kind) + entry.data
+    return _ENTRY.pack(seal, entry.term, entry.kind) + entry.data
 
 
 def decode_entry(index: int, value: memoryview, checksum: Checksum, file: Path) -> Entry:
-    """A copy of the entry that was stored at `index` in `file`. Raises `CorruptionError` if it is not that.
-
-    The lengths are compared before the payload is touched: LMDB's own may be damaged, and then lead past the
-    end of the file, which kills the process.
-    """
+    """A copy of the entry that was stored at `index` in `file`. Raises `CorruptionError` if it is not."""
     if len(value) < ENTRY_OVERHEAD:
         raise entry_damage(index, f"has only {len(value)} bytes", file)
-    seal, length, term, kind = _ENTRY.unpack_from(value)
-    if len(value) != ENTRY_OVERHEAD + length:
-        raise entry_damage(index, f"has {len(value)} bytes instead of {ENTRY_OVERHEAD + length}", file)
+    seal, term, kind = _ENTRY.unpack_from(value)
     data = bytes(value[ENTRY_OVERHEAD:])
     if checksum(data, checksum(_ENTRY_SEALED.pack(index, term, kind), 0)) != seal:
         raise entry_damage(index, "does not match its checksum", file)
@@ -164,9 +150,9 @@ def encode_run(run: LogId) -> tuple[bytes, bytes]:
     return _KEY.pack(run.index), _KEY.pack(run.term)
 
 
-def decode_runs(rows: Iterable[tuple[bytes | memoryview, bytes | memoryview]], bounds: Bounds) -> list[LogId]:
+def decode_runs(rows: Iterable[tuple[memoryview, memoryview]], bounds: Bounds) -> list[LogId]:
     """The term runs. Raises `CorruptionError` unless they are exactly those that `bounds` speaks of."""
-    runs = [LogId(decode_key(bytes(value)), decode_key(bytes(key))) for key, value in rows]
+    runs = [LogId(decode_key(value), decode_key(key)) for key, value in rows]
     if len(runs) != bounds.runs or runs_check(runs) != bounds.runs_check or not _fit(runs, bounds):
         raise CorruptionError("the table of terms is not the one that was written")
     return runs
@@ -185,17 +171,15 @@ def runs_check(runs: Iterable[LogId]) -> int:
     return sum(zlib.crc32(_KEY.pack(run.index) + _KEY.pack(run.term)) for run in runs) % 2**32
 
 
-def seal(key: bytes, blob: bytes, checksum: Checksum) -> Seal:
-    """The seal of the blob that is stored at `key`."""
-    return Seal(len(blob), checksum(blob, checksum(key, 0)))
+def seal(key: bytes, blob: bytes, checksum: Checksum) -> int:
+    """The checksum of the blob that is stored at `key`."""
+    return checksum(blob, checksum(key, 0))
 
 
-def open_blob(key: bytes, value: memoryview | None, sealed: Seal | None, checksum: Checksum) -> bytes | None:
+def open_blob(key: bytes, value: memoryview | None, sealed: int | None, checksum: Checksum) -> bytes | None:
     """A copy of the blob that was stored at `key`, or None. Raises `CorruptionError` if it is not that."""
     if sealed is None:
         return None
-    if value is not None and len(value) == sealed.length:
-        blob = bytes(value)
-        if seal(key, blob, checksum) == sealed:
-            return blob
-    raise CorruptionError(f"the record {key.decode()!r} is not what was written")
+    if value is None or seal(key, blob := bytes(value), checksum) != sealed:
+        raise CorruptionError(f"the record {key.decode()!r} is not what was written")
+    return blob

@@ -23,9 +23,9 @@ from raftstore_lmdb._records import (
     ENTRY_OVERHEAD,
     HARD_STATE,
     META,
+    RUN_BYTES,
     TERMS,
     Bounds,
-    Seal,
     decode_bounds,
     decode_entry,
     decode_key,
@@ -43,11 +43,10 @@ _KEYS_AT_A_TIME: Final = 256
 """How many values a read looks up before it copies them."""
 
 _META_PAGES: Final = 2
+_BOUNDS_BYTES_MAX: Final = 1024
 
 if TYPE_CHECKING:
-    ReadTransaction: TypeAlias = lmdb.Transaction[memoryview]
-    WriteTransaction: TypeAlias = lmdb.Transaction[bytes]
-    AnyTransaction: TypeAlias = lmdb.Transaction[memoryview] | lmdb.Transaction[bytes]
+    Transaction: TypeAlias = lmdb.Transaction[memoryview]
 
 
 class State(msgspec.Struct, frozen=True):
@@ -62,12 +61,6 @@ class State(msgspec.Struct, frozen=True):
         """The indexes at or below the anchor that may still have keys."""
         return range(self.bounds.floor, self.bounds.anchor.index + 1)
 
-    @property
-    def bytes_read(self) -> int:
-        """What it takes to read all that opening reports, besides the head of the file."""
-        seals = (self.bounds.hard_state, self.bounds.meta)
-        return len(self.record) + 16 * len(self.runs) + sum(seal.length for seal in seals if seal)
-
 
 class Tables:
     """The two databases of an environment, and the records beside them. Holds no transaction."""
@@ -78,31 +71,34 @@ class Tables:
         self._checksum = checksum(bounds.checksum)
         self._file = file
 
-    def state(self, txn: AnyTransaction, known: State | None = None) -> State:
+    def state(self, txn: Transaction, known: State | None = None) -> State:
         """What the transaction sees; `known` itself if that is still it. O(1), or O(runs)."""
-        record = txn.get(BOUNDS)
+        record = self._bounds_record(txn)
         if known is not None and record == known.record:
             return known
-        bounds = self._bounds(record)
+        bounds = decode_bounds(record)
         with txn.cursor(self.terms) as cursor:
-            return State(bytes(record or b""), bounds, decode_runs(cursor, bounds))
+            return State(record, bounds, decode_runs(cursor, bounds))
 
-    def recovery(self, txn: ReadTransaction, state: State, head: Head) -> Recovery:
+    def recovery(self, txn: Transaction, state: State, head: Head) -> Recovery:
         """What opening reports of `state`. Raises `CorruptionError` if a blob is not what was written."""
         bounds = state.bounds
+        hard_state = open_blob(HARD_STATE, txn.get(HARD_STATE), bounds.hard_state, self._checksum)
+        meta = open_blob(META, txn.get(META), bounds.meta, self._checksum)
+        blob_bytes = len(hard_state or b"") + len(meta or b"")
         return Recovery(
             anchor=bounds.anchor,
             last=bounds.last,
             term_runs=state.runs,
-            hard_state=open_blob(HARD_STATE, txn.get(HARD_STATE), bounds.hard_state, self._checksum),
-            meta=open_blob(META, txn.get(META), bounds.meta, self._checksum),
+            hard_state=hard_state,
+            meta=meta,
             number=bounds.number,
             end_is_proved=head.end_is_proved,
-            bytes_read=head.bytes_read + state.bytes_read,
+            bytes_read=head.bytes_read + len(state.record) + RUN_BYTES * len(state.runs) + blob_bytes,
             notes=head.notes,
         )
 
-    def read(self, txn: ReadTransaction, start: int, stop: int, bytes_max: int | None) -> list[Entry]:
+    def read(self, txn: Transaction, start: int, stop: int, bytes_max: int | None) -> list[Entry]:
         """See `DiskBackend.read`.
 
         Every key is searched from the root: going on to the next page is where LMDB aborts if it is damaged.
@@ -114,7 +110,7 @@ class Tables:
                 indexes = range(lowest, min(stop, lowest + _KEYS_AT_A_TIME))
                 rows = cursor.getmulti([encode_key(index) for index in indexes])
                 for index, (key, value) in zip(indexes, rows, strict=False):
-                    if decode_key(bytes(key)) != index:
+                    if decode_key(key) != index:
                         raise self._absent(txn, index)
                     size += len(value) - ENTRY_OVERHEAD
                     if found and bytes_max is not None and size > bytes_max:
@@ -124,7 +120,7 @@ class Tables:
                     raise self._absent(txn, indexes[len(rows)])
         return found
 
-    def apply(self, txn: WriteTransaction, change: Change, batch: WriteBatch, sweep_max: int) -> State:
+    def apply(self, txn: Transaction, change: Change, batch: WriteBatch, sweep_max: int) -> State:
         """Do `batch`, whose effect on the tables is `change`, and drop up to `sweep_max` garbage keys."""
         self._drop(txn, change)
         floor = self._sweep(txn, change.bounds, sweep_max)
@@ -137,20 +133,20 @@ class Tables:
         )
         return self._put_bounds(txn, bounds, change.runs)
 
-    def sweep(self, txn: WriteTransaction, state: State, sweep_max: int) -> State:
+    def sweep(self, txn: Transaction, state: State, sweep_max: int) -> State:
         """Drop up to `sweep_max` garbage keys, and change nothing else."""
         floor = self._sweep(txn, state.bounds, sweep_max)
         return self._put_bounds(txn, msgspec.structs.replace(state.bounds, floor=floor), state.runs)
 
-    def live_bytes(self, txn: AnyTransaction) -> int:
+    def live_bytes(self, txn: Transaction) -> int:
         """The bytes of the pages that hold what is live, or lead to it; garbage is estimated by its keys."""
-        bounds = self._bounds(txn.get(BOUNDS))
+        bounds = decode_bounds(self._bounds_record(txn))
         share = (bounds.last.index - bounds.anchor.index) / max(txn.stat(self.entries)["entries"], 1)
         entries = math.ceil(_tree_pages(txn, self.entries) * min(share, 1))
         pages = _META_PAGES + _tree_pages(txn) + _tree_pages(txn, self.terms) + entries
         return txn.stat()["psize"] * pages
 
-    def _drop(self, txn: WriteTransaction, change: Change) -> None:
+    def _drop(self, txn: Transaction, change: Change) -> None:
         if change.clears:
             txn.drop(self.entries, delete=False)
         for index in change.drops:
@@ -160,7 +156,7 @@ class Tables:
         for run in change.runs_new:
             txn.put(*encode_run(run), db=self.terms)
 
-    def _sweep(self, txn: WriteTransaction, bounds: Bounds, sweep_max: int) -> int:
+    def _sweep(self, txn: Transaction, bounds: Bounds, sweep_max: int) -> int:
         """Drop up to `sweep_max` keys from the floor to the anchor; the new floor."""
         floor, stop = bounds.floor, bounds.anchor.index + 1
         for _ in range(sweep_max):
@@ -172,12 +168,12 @@ class Tables:
                 floor = self._next_key(txn, floor, stop)
         return min(floor, stop)
 
-    def _next_key(self, txn: WriteTransaction, index: int, stop: int) -> int:
+    def _next_key(self, txn: Transaction, index: int, stop: int) -> int:
         """The lowest key from `index` on, or `stop` if there is none below it."""
         with txn.cursor(self.entries) as cursor:
             return decode_key(cursor.key()) if cursor.set_range(encode_key(index)) else stop
 
-    def _put_entries(self, txn: WriteTransaction, entries: Sequence[Entry]) -> None:
+    def _put_entries(self, txn: Transaction, entries: Sequence[Entry]) -> None:
         if not entries:
             return
         rows = ((encode_key(entry.index), encode_entry(entry, self._checksum)) for entry in entries)
@@ -186,34 +182,33 @@ class Tables:
         if taken != (len(entries), len(entries)):
             raise CorruptionError("there are entries above the last one", file=self._file)
 
-    def _put_blob(
-        self, txn: WriteTransaction, key: bytes, blob: bytes | None, sealed: Seal | None
-    ) -> Seal | None:
-        """The seal of the blob that is now at `key`."""
+    def _put_blob(self, txn: Transaction, key: bytes, blob: bytes | None, sealed: int | None) -> int | None:
+        """The checksum of the blob that is now at `key`."""
         if blob is None:
             return sealed
         txn.put(key, blob)
         return seal(key, blob, self._checksum)
 
-    def _put_bounds(self, txn: WriteTransaction, bounds: Bounds, runs: Sequence[LogId]) -> State:
+    def _put_bounds(self, txn: Transaction, bounds: Bounds, runs: Sequence[LogId]) -> State:
         bounds = msgspec.structs.replace(bounds, transaction=txn.id())
         record = encode_bounds(bounds)
         txn.put(BOUNDS, record)
         return State(record, bounds, runs)
 
-    def _bounds(self, record: bytes | memoryview | None) -> Bounds:
-        if record is None:
+    def _bounds_record(self, txn: Transaction) -> bytes:
+        record = txn.get(BOUNDS)
+        if record is None or len(record) > _BOUNDS_BYTES_MAX:
             raise CorruptionError("the bounds record is missing", file=self._file)
-        return decode_bounds(bytes(record))
+        return bytes(record)
 
-    def _absent(self, txn: ReadTransaction, index: int) -> Exception:
+    def _absent(self, txn: Transaction, index: int) -> Exception:
         """Why there is no key for `index`: the log changed meanwhile, or a key is lost."""
-        bounds = self._bounds(txn.get(BOUNDS))
+        bounds = decode_bounds(self._bounds_record(txn))
         if bounds.anchor.index < index <= bounds.last.index:
             return entry_damage(index, "is missing", self._file)
         return LookupError(index)
 
 
-def _tree_pages(txn: AnyTransaction, database: lmdb._Database | None = None) -> int:
+def _tree_pages(txn: Transaction, database: lmdb._Database | None = None) -> int:
     stat = txn.stat(database)
     return stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]

@@ -25,8 +25,10 @@ from raftstore_lmdb._datafile import DATA, open_environment
 from raftstore_lmdb._failures import translated
 from raftstore_lmdb._head import read_head
 from raftstore_lmdb._records import FORMAT_VERSION, encode_key
-from raftstore_lmdb._tables import State, Tables
+from raftstore_lmdb._tables import Tables
 
+_MAP_BYTES: Final = 2**20
+"""LMDB takes as much as it needs if that is more."""
 _ENTRIES_AT_A_TIME: Final = 256
 _BYTES_AT_A_TIME: Final = 2**23
 _verifier: Final = import_module("lmdb.verify")  # it has no type hints
@@ -52,18 +54,28 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def walk(path: Path, *, deep: bool) -> Iterator[Line]:
-    """What there is to say about the store in `path`, whose head was found to be sound."""
-    try:
-        with translated(path / DATA), open_environment(path, 2**20, readonly=True) as environment:
-            walker = _Walker(environment, path / DATA)
-            yield walker.opened()
-            if deep:
-                yield from walker.entries()
-                yield from walker.beyond()
-    except CorruptionError as error:
-        yield Line(damage=as_damage(error))
+    """What there is to say about the store in `path`, whose head was found to be sound.
+
+    What cannot kill the process comes before what can.
+    """
+    first = _opened(path)
+    yield first
     if deep:
         yield from _structure(path / DATA)
+    if deep and first.opened is not None:
+        with open_environment(path, _MAP_BYTES, readonly=True) as environment:
+            walker = _Walker(environment, path / DATA)
+            yield from walker.entries()
+            yield from walker.beyond()
+
+
+def _opened(path: Path) -> Line:
+    """What opening would find, or why it would refuse."""
+    try:
+        with translated(path / DATA), open_environment(path, _MAP_BYTES, readonly=True) as environment:
+            return Line(opened=_Walker(environment, path / DATA).opened())
+    except CorruptionError as error:
+        return Line(damage=as_damage(error))
 
 
 def as_damage(error: CorruptionError) -> Damage:
@@ -77,11 +89,11 @@ class _Walker:
         self._environment, self._file = environment, file
         self._head = read_head(file)
         self._tables = Tables(environment, self._head.bounds, file)
-        self._state: State
-
-    def opened(self) -> Line:
-        with self._environment.begin(buffers=True) as txn:
+        with environment.begin(buffers=True) as txn:
             self._state = self._tables.state(txn)
+
+    def opened(self) -> Opened:
+        with self._environment.begin(buffers=True) as txn:
             recovery = self._tables.recovery(txn, self._state, self._head)
             live_bytes, keys = self._tables.live_bytes(txn), txn.stat(self._tables.entries)["entries"]
         details: dict[str, object] = {
@@ -93,13 +105,14 @@ class _Walker:
             "pages_used": self._head.pages_used,
             "garbage_keys": keys - (recovery.last.index - recovery.anchor.index),
         }
-        return Line(opened=Opened(recovery, live_bytes, details))
+        return Opened(recovery, live_bytes, details)
 
     def entries(self) -> Iterator[Line]:
         """Every live entry: its checksum, and that its term is that of its run."""
         bounds = self._state.bounds
         start, stop = bounds.anchor.index + 1, bounds.last.index + 1
         damaged = 0
+        yield Line(checked=start - 1)
         while start < stop and damaged < _DAMAGE_MAX:
             try:
                 found = self._read(start, min(stop, start + _ENTRIES_AT_A_TIME))
