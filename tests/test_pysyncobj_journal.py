@@ -273,6 +273,7 @@ def test_the_startup_clear_keeps_what_follows_the_dump(disk: MemoryDisk, open_jo
     journal.add(*dump[1])
     assert [index for _, index, _ in journal] == [*range(50, 101)]
     assert journal[0] == dump[0]
+    assert journal.log.first_index == 50
 
 
 def test_the_startup_clear_drops_a_log_that_is_not_the_dumps(disk: MemoryDisk, open_journal: Open) -> None:
@@ -327,6 +328,25 @@ def test_no_crash_leaves_a_snapshot_half_installed(disk: MemoryDisk, open_journa
     journal.before_send(ACK)
     assert len(disk.writes) == before + 1
     assert list(journal) == [(b"a", 500, 3), (b"b", 501, 3)]
+
+
+def test_a_snapshot_at_the_same_indexes_shows_its_own_entries(open_journal: Open) -> None:
+    journal = open_journal()
+    fill(journal, 3)
+    journal.before_send(ACK)
+    assert (journal[0], journal[-1]) == ((b"command 1", 1, 1), (b"command 2", 2, 1))
+    journal.clear()
+    journal.add(b"a", 1, 2)
+    journal.add(b"b", 2, 2)
+    journal.before_send(ACK)
+    assert (journal[0], journal[-1]) == ((b"a", 1, 2), (b"b", 2, 2))
+
+
+def test_a_journal_may_begin_anywhere(open_journal: Open) -> None:
+    journal = open_journal()
+    journal.add(b"x", 500, 3)
+    journal.before_send(ACK)
+    assert (list(journal), journal.log.first_index) == ([(b"x", 500, 3)], 500)
 
 
 def test_a_clear_without_entries_after_it_empties_the_log(disk: MemoryDisk, open_journal: Open) -> None:
@@ -511,7 +531,7 @@ class JournalMachine(RuleBasedStateMachine):
         if differing:
             self.add(2, True)
 
-    @rule(at=st.integers(1, 10**6))
+    @rule(at=st.integers(1, 9) | st.integers(1, 10**6))
     def install_snapshot(self, at: int) -> None:
         self.term += 1
         self.journal.onOneSecondTimer()

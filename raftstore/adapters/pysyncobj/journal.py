@@ -158,7 +158,7 @@ class RaftStoreJournal(_Journal):  # type: ignore[misc]  # PySyncObj has no type
         index = self._start + min(entryFrom, len(self))
         if index < self._stop:
             self._drop_tail()
-            self._stop, self._last = index, None
+            self._stop = index
         else:
             dropped = self._tail[index - self._stop :]
             del self._tail[index - self._stop :]
@@ -170,7 +170,7 @@ class RaftStoreJournal(_Journal):  # type: ignore[misc]  # PySyncObj has no type
         index = self._start + min(entryTo, len(self))
         self.flush()
         self._log.purge(index - 1)
-        self._start, self._first = index, None
+        self._start = index
 
     def setRaftCommitIndex(self, raftCommitIndex: int) -> None:  # noqa: N802, N803
         """Note the commit index. What it covers is durable on return, but with plain `MemFirst`."""
