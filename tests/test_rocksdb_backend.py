@@ -302,3 +302,16 @@ def test_a_store_that_is_open_in_this_process_is_locked_and_left_alone(path: Pat
         with pytest.raises(StoreLockedError):
             opened(path)
         backend.write(append(2, 2))
+
+
+def test_an_entry_that_a_failed_write_may_have_dropped_is_neither_corruption_nor_to_be_asked_for_again(
+    path: Path,
+) -> None:
+    backend = opened(path)
+    fill(backend, 5)
+    with failing_engine(backend, "sync", OSError(errno.EIO, "lost")), pytest.raises(OSError, match="lost"):
+        backend.write(WriteBatch(5, truncate_from=3))
+    assert len(backend.read(1, 3, None)) == 2
+    with pytest.raises(OSError, match="may have dropped entry 3"):
+        backend.read(1, 5, None)
+    backend.close()

@@ -27,6 +27,7 @@ from rocksdb_tools import (
 
 from raftstore.batch import WriteBatch
 from raftstore.entry import Entry, LogId
+from raftstore.errors import CorruptionError
 
 pytestmark = pytest.mark.backend("rocksdb")
 
@@ -104,3 +105,5 @@ def test_a_symbolic_link_is_not_followed_out_of_the_store(path: Path) -> None:
     table.rename(elsewhere)
     table.symlink_to(elsewhere)
     assert RocksdbBackend.examine(path, deep=True).recovery is None
+    with pytest.raises(CorruptionError, match="symbolic link"):
+        opened(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from raftstore_rocksdb import RocksdbBackend
 from rocksdb_tools import (
     KIB,
     append,
+    failing_engine,
     opened,
 )
 
@@ -97,3 +99,16 @@ def test_appends_resume_when_somebody_else_makes_room(small_disk: Path) -> None:
 def test_the_ballast_takes_at_most_an_eighth_of_the_disk(small_disk: Path) -> None:
     with closing(opened(small_disk, ballast_bytes=1 << 40)):
         assert (small_disk / "ballast").stat().st_size == 6 << 20
+
+
+def test_an_append_that_rocksdb_refused_does_not_take_the_ballast_instead(tmp_path: Path) -> None:
+    with closing(opened(tmp_path)) as backend:
+        backend.write(append(1, 1))
+        backend._room.restore = lambda: False  # type: ignore[method-assign]
+        backend._admit = lambda engine, batch: None  # type: ignore[method-assign]
+        full = failing_engine(backend, "apply", OSError(errno.ENOSPC, "full"))
+        with full, pytest.raises(OSError, match="No space left"):
+            backend.write(append(2, 2))
+        backend.write(WriteBatch(3, meta=b"m"))
+    with closing(opened(tmp_path)) as backend:
+        assert (backend.recovery.last, backend.recovery.meta) == (LogId(1, 1), b"m")

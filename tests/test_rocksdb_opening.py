@@ -37,6 +37,7 @@ from rocksdb_tools import (
     stop_uncleanly,
 )
 
+from raftstore.backend import Recovery
 from raftstore.entry import Entry, LogId
 from raftstore.errors import CorruptionError
 from raftstore.testing.batches import next_batch
@@ -79,6 +80,14 @@ def test_a_store_without_its_data_is_refused_and_not_made_anew(path: Path) -> No
     shutil.rmtree(path / "db")
     with pytest.raises(CorruptionError, match="missing"):
         opened(path)
+    found = RocksdbBackend.examine(path, deep=False)
+    assert found.recovery is None
+    assert "missing" in found.damage[0].message
+
+
+def test_a_directory_that_would_become_a_new_store_is_examined_as_one(path: Path) -> None:
+    assert RocksdbBackend.examine(path, deep=True).recovery == Recovery()
+    assert not any(path.iterdir())
 
 
 @pytest.mark.parametrize("lost", ["*.sst", "MANIFEST-*", "CURRENT"])

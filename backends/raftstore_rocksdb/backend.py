@@ -61,8 +61,9 @@ class RocksdbBackend:
         self._shape = opened.shape
         self._recovery = opened.recovery
         self._reading = threading.Lock()  # held by whoever reads, and while the engine is replaced or closed
-        self._moves = 0  # odd while a write drops entries
-        self._tried = -1  # `_moves` when room was last looked for in what was dropped
+        self._drops = 0  # writes that dropped entries
+        self._dropping = False
+        self._tried = -1  # `_drops` when room was last looked for in what was dropped
         self._begun: int | None = None  # the write that may have reached RocksDB, though it did not return
         self._failed: Exception | None = None
         self._proved = opened.recovery.end_is_proved
@@ -84,16 +85,16 @@ class RocksdbBackend:
         if self._begun != batch.number:
             self._admit(engine, batch)
             self._begun = batch.number
-        drops = batch.truncate_from is not None or batch.anchor is not None
-        self._moves += drops
         try:
-            taken = self._store(batch.number, rows)
+            self._dropping = batch.truncate_from is not None or batch.anchor is not None
+            self._drops += self._dropping
+            taken = self._store(batch, rows)
             self._shape = after if taken else self._shape
         except Exception as error:
             self._failed = error
             raise _unknown(error) from error
         finally:
-            self._moves += drops
+            self._dropping = False
         if not taken:
             self._begun = None
             raise no_room(self._path, "RocksDB took nothing of this write")
@@ -102,15 +103,13 @@ class RocksdbBackend:
     def read(self, start: int, stop: int, bytes_max: int | None) -> list[Entry]:
         """The entries of [start, stop), every byte checked. See `DiskBackend.read`."""
         with self._reading:
-            moves = self._moves
+            drops, dropping = self._drops, self._dropping
             try:
                 return read_entries(self._open_engine(), start, stop, bytes_max)
             except LookupError as missing:
-                if moves % 2 or moves != self._moves or not self._shape.holds(start, stop):
+                if dropping or drops != self._drops or not self._shape.holds(start, stop):
                     raise
-                index = missing.args[0]
-                message = "an entry is missing"
-                raise CorruptionError(message, file=self._path / DB, first_index=index) from None
+                raise self._missing(missing.args[0]) from None
 
     def maintain(self) -> None:
         """Give back room of what was dropped, and restore the ballast. See `DiskBackend.maintain`.
@@ -166,6 +165,13 @@ class RocksdbBackend:
             raise StoreClosedError("the rocksdb backend is closed")
         return self._engine
 
+    def _missing(self, index: int) -> Exception:
+        """Why a live entry that no write drops now is not there."""
+        if self._failed is not None:
+            return OSError(errno.EIO, f"the write that failed may have dropped entry {index}")
+        message = "an entry is missing"
+        return CorruptionError(message, file=self._path / DB, first_index=index, last_index=index)
+
     def _writable(self) -> Engine:
         if self._failed is not None:
             raise OSError(errno.EIO, f"an earlier write failed: {self._failed}") from self._failed
@@ -200,9 +206,9 @@ class RocksdbBackend:
         RocksDB does not tell how it went, and once a compaction has found no room it tries none that could
         need more than there is, whatever would be left of it. Opened again it does.
         """
-        if self._tried == self._moves:
+        if self._tried == self._drops:
             return
-        self._tried = self._moves
+        self._tried = self._drops
         self._room.release()
         engine = self._open_engine()
         engine.compact(dropped.start, dropped.stop)
@@ -210,17 +216,18 @@ class RocksdbBackend:
             self._reopen()
             self._open_engine().compact(dropped.start, dropped.stop)
 
-    def _store(self, number: int, rows: Rows) -> bool:
-        """Write `rows` durably. False if the disk is full, even without the ballast, and nothing of them is
-        there or will be."""
+    def _store(self, batch: WriteBatch, rows: Rows) -> bool:
+        """Write `rows` durably. False if the disk is full and nothing of them is there or will be."""
         for _ in range(2):
             try:
                 self._open_engine().apply(rows)
             except OSError as error:
                 if error.errno not in (*FULL, CLOSED):
                     raise
-                if self._reopen() == number:
+                if self._reopen() == batch.number:
                     return True
+                if batch.entries and not self._room.restore():
+                    return False
             else:
                 self._open_engine().sync()
                 return True
@@ -235,9 +242,11 @@ class RocksdbBackend:
             self._room.release()
             try:
                 self._engine = open_engine(self._path, self._room, self._write_buffer_bytes)
-            except Exception:
-                self._engine = Engine.read_only(self._path / DB)  # reads of what was durable go on
-                raise
+            except Exception as error:
+                self._failed = error
+                with suppress(Exception):
+                    self._engine = Engine.read_only(self._path / DB)  # reads of what was durable go on
+                raise _unknown(error) from error
             return read_state(self._engine).shape.number
 
     def _mark_clean(self) -> None:

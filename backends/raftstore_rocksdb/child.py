@@ -20,6 +20,9 @@ LOOK_BYTES_PER_S: Final = 10 << 20
 """Slower than any disk that a store lives on reads: what bounds a deep look in time."""
 
 
+_LOOK: Final = "import sys; from raftstore_rocksdb.look import main; main(sys.argv[1:])"
+
+
 class ChildFailedError(Exception):
     """The child did not come back with an answer: it hung, was killed or could not do its work."""
 
@@ -37,7 +40,7 @@ def look_from_child(path: Path, *, deep: bool, timeout_s: float, scratch: Path |
     """
     with tempfile.TemporaryDirectory(prefix=LINKS_PREFIX, dir=scratch, ignore_cleanup_errors=True) as links:
         order = [os.fspath(path.absolute()), links, "deep" if deep else "shallow", str(ceil(timeout_s) + 1)]
-        command = [sys.executable, "-m", "raftstore_rocksdb.look", *order]
+        command = [sys.executable, "-c", _LOOK, *order]
         try:
             child = subprocess.run(
                 command, env=_environment(), stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s

@@ -38,7 +38,7 @@ _NAMED: Final = {
 }
 _PLACE: Final = re.compile(r"(/\S+?\.(?:sst|log)|/\S*MANIFEST-\d+)(?:\s+offset\s+(\d+))?")
 _STALLED: Final = ("Incomplete", "Result incomplete")
-_LOCKED: Final = ("lock hold by current process", "While lock file")
+_LOCKED: Final = ("lock hold by current process", os.strerror(errno.EAGAIN))
 _CORRUPT: Final = ("Corruption", "Invalid argument", "Not found")
 _NEWER: Final = ("Not implemented", "Operation not supported")
 

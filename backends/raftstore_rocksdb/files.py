@@ -25,6 +25,24 @@ _KEPT_MAX: Final = 4
 _MARK: Final = Struct(">QI")
 
 
+def is_new(path: Path) -> bool:
+    """Whether the directory holds nothing but what a crash while a store is made may leave."""
+    return {file.name for file in path.iterdir()} <= {CREATING}
+
+
+def data_is_missing(path: Path) -> str:
+    """The complaint about a directory that is not new but has no `db`."""
+    found = sorted(file.name for file in path.iterdir())
+    return f"the store's data is missing: there is {', '.join(found)}, but no {DB!r}"
+
+
+def symbolic_link(path: Path) -> Path | None:
+    """A symbolic link among the store's files, if there is one. We make none that outlives an opening."""
+    folders = (path, path / DB, path / KEPT)
+    files = (file for folder in folders if folder.is_dir() for file in folder.iterdir())
+    return next((file for file in files if file.is_symlink()), None)
+
+
 def read_clean(path: Path) -> int | None:
     """The write number that the last clean close left, or None after an unclean stop."""
     try:

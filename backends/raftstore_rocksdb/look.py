@@ -1,4 +1,4 @@
-"""Looks at a store without changing a byte of it. Run in a child process: `python -m raftstore_rocksdb.look`.
+"""Looks at a store without changing a byte of it. Runs in a child process, through `main`.
 
 RocksDB's read-only mode writes files of its own beside the store, so it is given a directory of symbolic
 links to the store's files instead.
@@ -18,7 +18,7 @@ from raftstore.backend import Damage, Examination, Recovery
 from raftstore.entry import LogId
 from raftstore.errors import CorruptionError, RaftStoreError
 from raftstore_rocksdb.engine import Engine
-from raftstore_rocksdb.files import DB, read_clean
+from raftstore_rocksdb.files import DB, data_is_missing, is_new, read_clean
 from raftstore_rocksdb.layout import KEY_INDEX_END, entry_key, key_index, unpack_entry
 from raftstore_rocksdb.shape import Shape
 from raftstore_rocksdb.state import State, read_state
@@ -33,6 +33,9 @@ def look(path: Path, links: Path, *, deep: bool) -> Examination:
 
     May hang or kill the process if the store is damaged.
     """
+    if not (path / DB).is_dir():
+        damage = [] if is_new(path) else [Damage(data_is_missing(path))]
+        return Examination(None if damage else Recovery(), stats_of(path, None, Shape()), 0, damage)
     _link(path / DB, links)
     try:
         engine = Engine.read_only(links)
@@ -168,7 +171,3 @@ def main(arguments: list[str]) -> None:
     signal.alarm(int(seconds))
     found = look(Path(path), Path(links), deep=deep == "deep")
     sys.stdout.buffer.write(msgspec.json.encode(found))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

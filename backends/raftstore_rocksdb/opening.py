@@ -19,9 +19,12 @@ from raftstore_rocksdb.files import (
     CREATING,
     DB,
     KEPT,
+    data_is_missing,
+    is_new,
     keep_wal,
     read_clean,
     remove_clean,
+    symbolic_link,
     sync_directory,
     write_clean,
 )
@@ -33,8 +36,6 @@ from raftstore_rocksdb.shape import Shape
 from raftstore_rocksdb.state import read_state
 
 _KEPT_NOTE: Final = "RocksDB does not say what an unclean stop made it drop of its log: the log is kept."
-_CREATION: Final = {CREATING}
-"""What a crash during creation may leave."""
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -50,6 +51,8 @@ def open_store(path: Path, room: Room, *, write_buffer_bytes: int, open_timeout_
 
     Raises `CorruptionError`, `FormatError`, `StoreLockedError`, `OSError`.
     """
+    if link := symbolic_link(path):
+        raise CorruptionError("a symbolic link among the store's files", file=link)
     if not (path / DB).is_dir():
         _create(path, write_buffer_bytes)
     clean = read_clean(path)
@@ -79,12 +82,8 @@ def open_engine(path: Path, room: Room, write_buffer_bytes: int) -> Engine:
 
 def _create(path: Path, write_buffer_bytes: int) -> None:
     """Make an empty store. It is whole before it has its name: a crash leaves a new store or none."""
-    found = {file.name for file in path.iterdir()}
-    if found - _CREATION:
-        message = (
-            f"the directory holds {', '.join(sorted(found))}, but no {DB!r}: the store's data is missing"
-        )
-        raise CorruptionError(message, file=path)
+    if not is_new(path):
+        raise CorruptionError(data_is_missing(path), file=path)
     fresh = path / CREATING
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(mode=0o700)
