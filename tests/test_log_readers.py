@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from raftstore.entry import LogId
+from raftstore.entry import HardState, LogId
 from raftstore.policy import Batch, Immediate
 from raftstore.strategy import DiskFirst, MemFirst, Strategy
 from raftstore.testing.memory import MemoryDisk
@@ -175,6 +175,21 @@ def test_an_idle_log_sleeps(disk: MemoryDisk) -> None:
         before = _switches()
         time.sleep(0.3)
         assert _switches() - before < 30
+
+
+@both
+def test_the_flusher_sleeps_while_a_write_stands_still(disk: MemoryDisk, strategy: Strategy) -> None:
+    with open_log(disk, strategy) as log:
+        log.append(span(1, 4))
+        log.flush()
+        with disk.gate.closed():
+            call = background(lambda: log.save_hard_state(HardState(1, "a")))
+            disk.gate.wait_for_arrival()
+            log.submit(span(4, 6))
+            before = _switches()
+            time.sleep(0.3)
+            assert _switches() - before < 30
+        outcome(call)
 
 
 def _switches() -> int:

@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -25,6 +27,7 @@ from raftstore.errors import (
     TruncatedError,
     VoteError,
 )
+from raftstore.ledger import Ledger
 from raftstore.log import RaftLog
 from raftstore.policy import Batch, FlushPolicy, Immediate
 from raftstore.strategy import DiskFirst, MemFirst, Strategy
@@ -450,15 +453,43 @@ def test_an_interrupted_write_is_repeated_before_the_interrupt_goes_on(
     assert [e.index for batch in disk.writes for e in batch.entries] == [1, 2, 3]
 
 
+@both
+@pytest.mark.parametrize("where", ["_complete", "_move_watermark", "finish", "settle", "take"])
+def test_an_interrupt_while_a_flush_is_published_does_not_lose_half_of_it(
+    disk: MemoryDisk, strategy: Strategy, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step `where` of the books is interrupted as it ends: the rest is made up for at once."""
+    planned = [KeyboardInterrupt()]
+    original = getattr(Ledger, where)
+
+    def interrupted(*args: object) -> object:
+        result = original(*args)
+        if planned and threading.current_thread() is threading.main_thread():
+            raise planned.pop()
+        return result
+
+    with open_log(disk, strategy, NEVER) as log:
+        log.submit(span(1, 4))
+        monkeypatch.setattr(Ledger, where, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            log.flush()
+        log.wait_durable(3, PATIENCE_S)
+        assert log.durable_index == log.last_index == 3
+    assert [e.index for batch in disk.writes for e in batch.entries] == [1, 2, 3]
+
+
 class Interrupts:
-    """Delivers KeyboardInterrupt to the main thread at odd moments, while it is armed."""
+    """Delivers KeyboardInterrupt to the main thread at odd moments, while it is armed.
+
+    Only inside this library: elsewhere, as in a finalizer, it would be lost or do harm.
+    """
 
     def __init__(self) -> None:
         self.armed = False
         self.count = 0
 
-    def handle(self, _number: int, _frame: object) -> None:
-        if self.armed:
+    def handle(self, _number: int, frame: FrameType | None) -> None:
+        if self.armed and frame is not None and "raftstore" in Path(frame.f_code.co_filename).parts:
             self.armed = False
             self.count += 1
             raise KeyboardInterrupt
