@@ -120,7 +120,7 @@ def damages(original, pages, kind):
     for page in range(2 if kind != "meta" else 0, pages if kind != "meta" else 2):
         begin = page * PAGE
         if kind == "meta":
-            for bit in random.sample(range(8 * 168), 300):
+            for bit in random.sample(range(8 * 168), 120):
                 yield begin + bit // 8, bytes([original[begin + bit // 8] ^ 1 << bit % 8])
         elif kind == "zero":
             yield begin, bytes(PAGE)

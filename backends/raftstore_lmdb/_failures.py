@@ -20,6 +20,7 @@ _DAMAGE: Final = (
     lmdb.IncompatibleError,
     lmdb.InvalidError,
     lmdb.NotFoundError,
+    lmdb.PageFullError,
     lmdb.PageNotFoundError,
 )
 
