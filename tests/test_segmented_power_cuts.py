@@ -13,13 +13,9 @@ from random import Random
 
 import msgspec
 import pytest
-import raftstore_segmented.backend
-import raftstore_segmented.recovery
-import raftstore_segmented.seal
-import raftstore_segmented.space
 from raftstore_segmented import SegmentedBackend
-from raftstore_segmented.files import FileLayer
 from raftstore_segmented.segment import Segment
+from raftstore_segmented.state import LogState
 from raftstore_segmented.table import EntryTable
 from raftstore_segmented.testing import PowerCutError, SimulatedDisk
 
@@ -128,19 +124,21 @@ def no_sync(backend: SegmentedBackend, segment: Segment, data: bytearray) -> Non
     backend._files.pwrite(segment.fd, data, segment.end)
 
 
-def no_zeros(files: FileLayer, fd: int, start: int, stop: int) -> None:
-    if files.size(fd) < stop:
-        files.pwrite(fd, b"\0", stop - 1)
+def no_blobs(state: LogState, *, firsts: list[int], previous_end: int) -> bytes:
+    state.hard_state = None
+    return encode(state, firsts=firsts, previous_end=previous_end)
 
 
 def nothing(*_: object) -> None: ...
 
 
+encode = LogState.encode
+
 PLANTED: dict[str, tuple[object, str, Callable[..., object]]] = {
     "appends are not synced": (SegmentedBackend, "_put", no_sync),
     "the directory is not synced": (SimulatedDisk, "sync_directory", nothing),
     "payload checksums are not looked at": (EntryTable, "bad_block", nothing),
-    "recycled segments keep their old bytes": (raftstore_segmented.space, "write_zeros", no_zeros),
+    "a new segment forgets the hard state": (LogState, "encode", no_blobs),
 }
 
 

@@ -26,6 +26,8 @@ from raftstore_segmented.frame import from_little, to_little
 from raftstore_segmented.header import MalformedError
 
 INDEX_HEAD: Final = Struct("<QII")
+SPANS_MAX: Final = 4096
+"""How many frames are looked up at once: a read of a few of many costs no more than that."""
 
 
 class Span(msgspec.Struct, frozen=True, gc=False):
@@ -79,11 +81,13 @@ class FrameIndex:
         return other
 
     def spans(self, start: int, stop: int) -> list[Span]:
-        """The frames that hold [start, stop), ascending; empty if `start` is below them all."""
+        """The first frames that hold [start, stop), ascending; none only if `start` is below them all."""
         begin = bisect_right(self.firsts, start) - 1
-        end = bisect_left(self.firsts, stop)
         if begin < 0:
             return []
+        end = min(bisect_left(self.firsts, stop), begin + SPANS_MAX)
+        if end < len(self.firsts):
+            stop = min(stop, self.firsts[end])
         if end == begin + 1:
             return [Span(self.offsets[begin] << 3, self.sizes[begin] << 3, start, stop)]
         firsts = self.firsts[begin:end]

@@ -23,7 +23,7 @@ from raftstore_segmented.files import FileLayer, write_all, write_zeros
 from raftstore_segmented.frame import Place
 from raftstore_segmented.header import FRAMES_AT, SegmentHeader, encode_header
 from raftstore_segmented.index import FrameIndex
-from raftstore_segmented.segment import Segment, segment_id_of, segment_name
+from raftstore_segmented.segment import Segment, segment_name
 
 STEP_BYTES: Final = 4 << 20
 """Zeros are written and synced in pieces of this size: a short queue before an append's own sync."""
@@ -31,6 +31,8 @@ FIRST_BYTES: Final = 1 << 20
 """Size of a store's first segment; each next one is four times as large, up to `segment_bytes`."""
 RESERVE: Final = "reserve"
 SPARE: Final = "spare-"
+RETIRED: Final = "spare-retired"
+"""A segment that counts no more, kept to be used again: at most one."""
 
 
 def is_full(error: OSError) -> bool:
@@ -73,7 +75,7 @@ class Space:
         self.has_reserve = False
         self._names = Lock()
         """Guards the two below; held while files are renamed and removed."""
-        self._spare: str | None = None
+        self._has_retired = False
         self._retired_below = 0
 
     def first_size(self) -> int:
@@ -89,8 +91,10 @@ class Space:
         with self._lock, self._names:
             self._next = following
             self.has_reserve = reserve and self._size_of(RESERVE) == self._reserve_bytes()
+            self._has_retired = RETIRED in spares and self._size_of(RETIRED) == self._segment_bytes
             for name in [*map(segment_name, stale), *spares]:
-                self._keep_or_remove(name)
+                if name != RETIRED or not self._has_retired:
+                    self._keep_or_remove(name)
             if reserve and not self.has_reserve:
                 self._files.unlink(RESERVE)
             self._files.sync_directory()
@@ -106,8 +110,8 @@ class Space:
     def prepare(self) -> None:
         """Make the next segment and the reserve if they are not there. For the background thread."""
         try:
+            self.ensure_reserve()
             with self._lock:
-                self._ensure_reserve()
                 self._ensure_next(self._stopping)
         except StoppedError:
             pass
@@ -153,7 +157,7 @@ class Space:
             self._ensure_reserve()
 
     def retire(self, catalog: Catalog) -> None:
-        """Remove the segments that count no more, oldest first; one that nobody holds becomes the spare.
+        """Remove the segments that count no more, oldest first; one that nobody holds is kept.
 
         May be called from any thread, and again after it failed.
         """
@@ -192,13 +196,10 @@ class Space:
             return -1
 
     def _keep_or_remove(self, name: str) -> None:
-        """Make the file the spare if there is none; but without a reserve, room matters more."""
-        if self._spare is None and self.has_reserve and self._size_of(name) == self._segment_bytes:
-            segment_id = segment_id_of(name)
-            spare = name if segment_id is None else _spare_name(segment_id)
-            if spare != name:
-                self._files.rename(name, spare)
-            self._spare = spare
+        """Keep the file to be used again if there is none; but without a reserve, room matters more."""
+        if not self._has_retired and self.has_reserve and self._size_of(name) == self._segment_bytes:
+            self._files.rename(name, RETIRED)
+            self._has_retired = True
         else:
             with suppress(FileNotFoundError):
                 self._files.unlink(name)
@@ -251,14 +252,12 @@ class Space:
         return self._finish(fd, name, segment_id, size, first_frame)
 
     def _recycled(self, name: str, size: int, stopping: Callable[[], bool]) -> int | None:
-        """The spare, zeroed in place and called `name`, if there is one of that size."""
+        """The retired segment, zeroed in place and called `name`, if there is one of that size."""
         with self._names:
-            spare = self._spare
-            if spare is None or size != self._segment_bytes:
+            if not self._has_retired or size != self._segment_bytes:
                 return None
-            self._spare = None
-            if spare != name:
-                self._files.rename(spare, name)
+            self._has_retired = False
+            self._files.rename(RETIRED, name)
         fd = self._files.open(name, writable=True)
         return self._fill(fd, name, size, stopping)
 
