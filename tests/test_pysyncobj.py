@@ -105,9 +105,9 @@ def installed() -> Iterator[Callable[..., None]]:
     """`install`, undone at the end."""
     undo: list[Callable[[], None]] = []
 
-    def install_it(*arguments: Any) -> None:
+    def install_it(*arguments: Any, **keywords: Any) -> None:
         gc.collect()
-        undo.append(install(*arguments))
+        undo.append(install(*arguments, **keywords))
 
     yield install_it
     for each in undo:
@@ -241,6 +241,20 @@ def test_a_url_as_journal_file_names_the_store(
     nodes.pop().destroy()
     nodes.append(Words(addresses[0], [], conf(journalFile=tmp_path / "url")))
     tick_until(nodes, lambda: nodes[0].words == ["a", "b"])
+
+
+def test_a_node_that_moved_is_adopted_when_told(
+    tmp_path: Path, nodes: list[Any], addresses: list[str], installed: Callable[..., None]
+) -> None:
+    installed()
+    nodes.append(Words(addresses[0], [], conf(journalFile=tmp_path / "raft")))
+    put_all(nodes, ["a"])
+    nodes.pop().destroy()
+    with pytest.raises(ConfigError, match="is the journal of node"):
+        Words(addresses[1], [], conf(journalFile=tmp_path / "raft"))
+    installed("segmented://{path}", adopt=True)
+    nodes.append(Words(addresses[1], [], conf(journalFile=tmp_path / "raft")))
+    tick_until(nodes, lambda: nodes[0].words == ["a"])
 
 
 def test_without_a_journal_file_nothing_changes(

@@ -17,7 +17,7 @@ import os
 from typing import Any, Final, overload
 
 from raftstore.adapters.pysyncobj import library
-from raftstore.adapters.pysyncobj.node_ids import decode_id, encode_id
+from raftstore.adapters.pysyncobj.node_ids import claim, decode_id, encode_id
 from raftstore.adapters.pysyncobj.slices import JournalEntry, JournalSlice
 from raftstore.entry import NO_ENTRY, Entry, HardState, LogId
 from raftstore.errors import BackpressureError, ConfigError, EntryTooLargeError, GapError
@@ -37,7 +37,6 @@ CHUNK_BYTES: Final = 128 * 1024
 """Payload bytes that one step of a slice reads; PySyncObj sends 64 KiB in a message."""
 PROMISES_NOTHING: Final = frozenset({"apply_command", "apply_command_response", "timeout_now"})
 """Messages that say nothing of what their sender stores: a command to the leader and where it put it."""
-_NODE_KEY: Final = "pysyncobj.node"
 
 _Journal: Any = library.load().journal.Journal
 
@@ -212,7 +211,7 @@ class RaftStoreJournal(_Journal):  # type: ignore[misc]  # PySyncObj has no type
         """
         if self._is_attached:
             raise ConfigError("this journal is in use by another SyncObj; give each node its own")
-        self._check_owner(encode_id(node_id))
+        claim(self._log, node_id, adopt=self._adopt)
         self._is_attached = True
 
     def before_send(self, message: dict[str, Any]) -> None:
@@ -348,13 +347,3 @@ class RaftStoreJournal(_Journal):  # type: ignore[misc]  # PySyncObj has no type
     def _drop_tail(self) -> None:
         self._tail = []
         self._tail_bytes = 0
-
-    def _check_owner(self, node_id: str) -> None:
-        owner = self._log.get_meta(_NODE_KEY)
-        if owner is not None and owner.decode() != node_id and not self._adopt:
-            raise ConfigError(
-                f"{self._log.config.path} is the journal of node {owner.decode()!r}, not of {node_id!r}; "
-                "if the node moved, open it with RaftStoreJournal(..., adopt=True) once"
-            )
-        if owner is None or owner.decode() != node_id:
-            self._log.put_meta(_NODE_KEY, node_id.encode())

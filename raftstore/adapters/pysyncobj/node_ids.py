@@ -1,11 +1,15 @@
-"""Node ids as text: how a vote of PySyncObj becomes the vote of a hard state, and back."""
+"""Node ids as text: for whom a node votes, and whose a store is."""
 
 from __future__ import annotations
 
 import ast
 from typing import Final
 
+from raftstore.errors import ConfigError
+from raftstore.log import RaftLog
+
 _LITERAL: Final = "literal:"
+_NODE_KEY: Final = "pysyncobj.node"
 
 
 def encode_id(node_id: object) -> str:
@@ -24,6 +28,18 @@ def encode_id(node_id: object) -> str:
 def decode_id(text: str) -> object:
     """The id that `encode_id` wrote."""
     return ast.literal_eval(text.removeprefix(_LITERAL)) if text.startswith(_LITERAL) else text
+
+
+def claim(log: RaftLog, node_id: object, *, adopt: bool) -> None:
+    """Note that `log` is the store of `node_id`. Raises `ConfigError` if it is another's, unless `adopt`."""
+    mine, owner = encode_id(node_id).encode(), log.get_meta(_NODE_KEY)
+    if owner is not None and owner != mine and not adopt:
+        raise ConfigError(
+            f"{log.config.path} is the journal of node {owner.decode()!r}, not of {mine.decode()!r}; if the "
+            "node moved, say so once: RaftStoreJournal(…, adopt=True) or install(…, adopt=True)"
+        )
+    if owner != mine:
+        log.put_meta(_NODE_KEY, mine)
 
 
 def _is_literal(text: str, value: object) -> bool:

@@ -27,14 +27,14 @@ _HEADER: Final = b"PYSYNCOBJ"
 _uninstall: Callable[[], None] | None = None
 
 
-def install(template: Template = "segmented://{path}") -> Callable[[], None]:
+def install(template: Template = "segmented://{path}", *, adopt: bool = False) -> Callable[[], None]:
     """Keep every journal that a `SyncObj` of this process opens from now on in a store.
 
     `SyncObjConf.journalFile` may be the URL of a store, a `StoreConfig`, an open `RaftLog` or a
     `RaftStoreJournal`. Any other path is put into `template`, a URL, the path of a TOML file or a
     `StoreConfig`: `{path}` stands for the absolute path (in a URL only), `{name}` for its last part. So a
     program that only knows a file name, as Patroni does, needs no change. Without `journalFile` a journal
-    stays in memory.
+    stays in memory. A store that another node used is refused, unless `adopt` (nodes change their addresses).
 
     Call it once, before the first `SyncObj`; a second call replaces the template. Returns a function that
     undoes it. Raises `ConfigError` for a template that is wrong, or if a `SyncObj` exists already.
@@ -44,17 +44,17 @@ def install(template: Template = "segmented://{path}") -> Callable[[], None]:
     _check_no_node_exists()
     if _uninstall is not None:
         _uninstall()
-    _uninstall = _patch(template)
+    _uninstall = _patch(template, adopt)
     return _uninstall
 
 
-def _patch(template: Template) -> Callable[[], None]:
+def _patch(template: Template, adopt: bool) -> Callable[[], None]:
     modules = (_pysyncobj, _pysyncobj.syncobj, _pysyncobj.journal)
     transport = _pysyncobj.transport.TCPTransport
     create, initialise, send = modules[0].createJournal, transport.__init__, transport.send
 
     def create_journal(journalFile: Any = None) -> Any:  # noqa: N803
-        return create(None) if journalFile is None else make_journal(journalFile, template)
+        return create(None) if journalFile is None else make_journal(journalFile, template, adopt)
 
     def init_transport(self: Any, syncObj: Any, selfNode: Any, otherNodes: Any) -> None:  # noqa: N803
         initialise(self, syncObj, selfNode, otherNodes)
@@ -76,18 +76,18 @@ def _patch(template: Template) -> Callable[[], None]:
     return uninstall
 
 
-def make_journal(journal_file: Any, template: Template) -> RaftStoreJournal:
+def make_journal(journal_file: Any, template: Template, adopt: bool) -> RaftStoreJournal:
     """The journal that `SyncObjConf.journalFile` means."""
     if isinstance(journal_file, RaftStoreJournal):
         return journal_file
     if isinstance(journal_file, RaftLog | config.StoreConfig):
-        return RaftStoreJournal(journal_file)
+        return RaftStoreJournal(journal_file, adopt=adopt)
     if isinstance(journal_file, str) and is_url(journal_file):
-        return RaftStoreJournal(journal_file)
+        return RaftStoreJournal(journal_file, adopt=adopt)
     path = Path(os.path.abspath(journal_file))  # noqa: PTH100  # as PySyncObj reads it, links kept
     filled = fill(template, path)
     _refuse_file_journal(path, filled)
-    return RaftStoreJournal(filled)
+    return RaftStoreJournal(filled, adopt=adopt)
 
 
 def fill(template: Template, path: Path) -> config.StoreConfig:
