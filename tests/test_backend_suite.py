@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from raftstore.testing import BackendSuite, ContractViolationError, MemoryDisk
 from raftstore.testing.broken import BrokenBackend, broken_backends
+from raftstore.testing.broken.files import (
+    BrokenToy,
+    BuffersAnAcknowledgedWrite,
+    NeverBeginsAnotherFile,
+    RepairsWhatItExamines,
+    ReusesStaleBytesOfARecycledFile,
+    SplitsAReplacement,
+)
 from raftstore.testing.power import PowerSwitch
 
 TESTS = [name for name in dir(BackendSuite) if name.startswith("test_")]
@@ -37,6 +46,53 @@ def test_a_broken_backend_is_caught(
     with pytest.raises(AssertionError) as caught:
         getattr(SuiteFor(broken), test)(tmp_path)
     assert not isinstance(caught.value, ContractViolationError), "the test itself broke the contract"
+
+
+class ToySuite(BackendSuite):
+    """The suite on a toy with real files. Child processes find the toy by its name."""
+
+    toy: ClassVar[type[BrokenToy]] = BrokenToy
+    steady_bytes = 2 << 20
+
+    def make(self, path: Path) -> BrokenToy:
+        return self.toy(path)
+
+
+class TestToy(ToySuite):
+    """It is sound as long as nobody breaks it."""
+
+
+class SplitSuite(ToySuite):
+    toy = SplitsAReplacement
+
+
+class BufferSuite(ToySuite):
+    toy = BuffersAnAcknowledgedWrite
+
+
+class StaleSuite(ToySuite):
+    toy = ReusesStaleBytesOfARecycledFile
+
+
+class GrowingSuite(ToySuite):
+    toy = NeverBeginsAnotherFile
+
+
+class RepairSuite(ToySuite):
+    toy = RepairsWhatItExamines
+
+
+TOY_SUITES = (SplitSuite, BufferSuite, StaleSuite, GrowingSuite, RepairSuite)
+KILLED = [(suite, test) for suite in TOY_SUITES for test in suite.toy.caught_by]
+
+
+@pytest.mark.parametrize(("suite", "test"), KILLED)
+def test_a_broken_toy_is_caught(
+    suite: type[ToySuite], test: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AssertionError):
+        getattr(suite(), test)(tmp_path)
 
 
 @pytest.mark.parametrize("test", TESTS)

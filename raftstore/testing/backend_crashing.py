@@ -32,7 +32,7 @@ class CrashTests(BackendTests):
         random = Random(1)
         with self._killable_store(tmp_path) as store:
             for _ in range(times(16)):
-                kill_while_writing(store, random, 20, random.randint(0, 14), random.random())
+                kill_while_writing(store, random, 20, min(20, random.randint(0, 26)), random.random())
 
     def test_every_write_that_returned_survives_a_kill(self, tmp_path: Path) -> None:
         with self._killable_store(tmp_path) as store:

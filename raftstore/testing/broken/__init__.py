@@ -1,6 +1,7 @@
 """Deliberately broken backends: `BackendSuite` must catch every one, by name.
 
-A suite that finds nothing wrong with these cannot be trusted with yours.
+A suite that finds nothing wrong with these cannot be trusted with yours. Those of `files` work on real
+files and are killed for real; the others work in memory.
 """
 
 from __future__ import annotations
@@ -12,13 +13,10 @@ from raftstore.testing.broken.base import BrokenBackend
 
 
 def broken_backends() -> list[type[BrokenBackend]]:
-    """All that work in memory."""
-    return [
-        found
-        for module in (writing, reading, opening, crashing)
-        for _, found in inspect.getmembers(module, inspect.isclass)
-        if issubclass(found, BrokenBackend) and found.caught_by
-    ]
+    """Those that work in memory."""
+    modules = (writing, reading, opening, crashing)
+    found = [found for module in modules for _, found in inspect.getmembers(module, inspect.isclass)]
+    return [each for each in found if issubclass(each, BrokenBackend) and each.caught_by]
 
 
 __all__ = ["BrokenBackend", "broken_backends"]

@@ -180,10 +180,12 @@ class TakesAnInterruptedWriteForDone(BrokenBackend):
 
 class WritesOnlyOnTheThreadThatOpenedIt(BrokenBackend):
     caught_by = ("test_another_thread_may_write_each_time",)
-    _opened_by: int | None = None
+
+    def _recover(self) -> Recovery:
+        self._opened_by = threading.get_ident()
+        return super()._recover()
 
     def _perform(self, batch: WriteBatch) -> None:
-        self._opened_by = self._opened_by or threading.get_ident()
         if self._opened_by == threading.get_ident():
             self._done(batch)
 
