@@ -325,11 +325,11 @@ def test_a_reset_tells_waiters_that_their_entries_are_gone(disk: MemoryDisk, str
         assert_waits(waiting)
         reset = background(lambda: log.reset(LogId(3, 2)))
         eventually(lambda: log.next_index == 3, "the reset is accepted")
+        disk.gate.open()
         with pytest.raises(TruncatedError):
             outcome(waiting)
         with pytest.raises(TruncatedError):
             receipt.wait(PATIENCE_S)
-        disk.gate.open()
         outcome(reset)
         outcome(flushing)
         assert running.done()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from raftstore.entry import NO_ENTRY, HardState, LogId
@@ -207,6 +209,45 @@ def test_votes_overtake_what_a_full_disk_keeps_waiting(disk: MemoryDisk) -> None
         assert log.entries(1) == span(1, 4)
         assert log.hard_state == HardState(5, "a")
         assert log.get_meta("k") == b"v"
+
+
+def test_repeating_a_vote_does_not_fail_because_of_somebody_elses_flush(disk: MemoryDisk) -> None:
+    with open_log(disk, MemFirst(), NEVER) as log:
+        log.save_hard_state(HardState(1, "a"))
+        log.append(span(1, 4))
+        disk.full = True
+        with disk.gate.closed():
+            flush = background(log.flush)
+            disk.gate.wait_for_arrival()
+            again = background(lambda: log.save_hard_state(HardState(1, "a")))
+            time.sleep(0.02)
+        with pytest.raises(StoreFullError):
+            outcome(flush)
+        outcome(again)
+        disk.full = False
+        log.flush()
+
+
+@both
+def test_a_refused_conflict_does_not_say_that_it_took_entries_back(
+    disk: MemoryDisk, strategy: Strategy
+) -> None:
+    with open_log(disk, strategy) as log:
+        with disk.gate.closed():
+            receipt = log.submit(span(1, 4))
+            disk.gate.wait_for_arrival()
+            conflict = background(lambda: log.splice(LogId(1, 1), run(2, [2, 2])))
+            eventually(lambda: log.durable_index == 0 and log.next_index == 4, "accepted")
+            time.sleep(0.02)
+            disk.gate.let_pass()
+            eventually(lambda: len(disk.writes) == 1, "the entries are written")
+            disk.gate.wait_for_arrival()
+            disk.full = True
+        with pytest.raises(StoreFullError):
+            outcome(conflict)
+        assert log.entries(1) == span(1, 4)
+        receipt.wait(PATIENCE_S)
+        disk.full = False
 
 
 def test_flush_on_a_full_disk_says_so(disk: MemoryDisk) -> None:
