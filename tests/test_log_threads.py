@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import random
@@ -476,6 +477,37 @@ def test_an_interrupt_while_a_flush_is_published_does_not_lose_half_of_it(
         log.wait_durable(3, PATIENCE_S)
         assert log.durable_index == log.last_index == 3
     assert [e.index for batch in disk.writes for e in batch.entries] == [1, 2, 3]
+
+
+@both
+@pytest.mark.parametrize("where", ["_take_back", "_show", "accept", "check_writable"])
+def test_an_interrupted_truncation_either_was_or_was_not(
+    disk: MemoryDisk, strategy: Strategy, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted as the step `where` ends: who waits is answered, by what the log then holds."""
+    planned = [KeyboardInterrupt()]
+    original = getattr(Ledger, where)
+
+    def interrupted(*args: object) -> object:
+        result = original(*args)
+        if planned and threading.current_thread() is threading.main_thread():
+            raise planned.pop()
+        return result
+
+    with open_log(disk, strategy, NEVER) as log:
+        receipt = log.submit(span(1, 4))
+        waiting = background(lambda: log.wait_durable(3, PATIENCE_S))
+        assert_waits(waiting)
+        monkeypatch.setattr(Ledger, where, interrupted)
+        with contextlib.suppress(KeyboardInterrupt):
+            log.truncate(3)
+        log.flush()
+        held = log.last_index == 3
+        assert log.durable_index == log.last_index == log.next_index - 1
+        with contextlib.nullcontext() if held else pytest.raises(TruncatedError):
+            receipt.wait(PATIENCE_S)
+        with contextlib.nullcontext() if held else pytest.raises(TruncatedError):
+            outcome(waiting)
 
 
 class Interrupts:
