@@ -151,6 +151,7 @@ class AsyncRaftLog:
             for entry in chunk:
                 yield entry
             index = chunk[-1].index + 1
+            self.log._check_still_holds(chunk[-1])  # pyright: ignore[reportPrivateUsage]
 
     async def status(self) -> Status:
         return await asyncio.to_thread(self.log.status)

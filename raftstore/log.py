@@ -11,8 +11,9 @@ from typing import Final, TypeVar
 from raftstore import operations
 from raftstore.config import load
 from raftstore.entry import Entry, HardState, LogId, Splice
-from raftstore.errors import PurgedError
+from raftstore.errors import PurgedError, TruncatedError
 from raftstore.majority import majority_index
+from raftstore.notifier import Subscribers
 from raftstore.operations import Operation
 from raftstore.receipt import Receipt, receipt_of
 from raftstore.session import Session, open_session
@@ -51,6 +52,8 @@ class RaftLog:
         self._session = session
         self._pipeline = session.pipeline
         self._reader = session.reader
+        self._subscribers = Subscribers()
+        session.notifier.attach(self._subscribers)
         self._finalizer = weakref.finalize(self, session.abandon)
         self._finalizer.atexit = False
 
@@ -154,12 +157,19 @@ class RaftLog:
     def scan(self, start: int | None = None, stop: int | None = None) -> Iterator[Entry]:
         """All entries of [start, stop), by default of the whole log, in bounded memory.
 
-        Raises as `entries`, also in the middle: `PurgedError` if a purge overtakes it.
+        Raises as `entries`, also in the middle: `PurgedError` if a purge overtakes it, `TruncatedError` if a
+        truncation takes back what it has already given.
         """
         index = self.first_index if start is None else start
         while chunk := self.entries(index, stop, bytes_max=SCAN_BYTES):
             yield from chunk
             index = chunk[-1].index + 1
+            self._check_still_holds(chunk[-1])
+
+    def _check_still_holds(self, entry: Entry) -> None:
+        """Raise `TruncatedError` if a truncation took `entry` back since it was read."""
+        if entry.index > self.last_index or self.term(entry.index) != entry.term:
+            raise TruncatedError(f"entry {entry.index} was taken back while the log was being read")
 
     # --- entries -----------------------------------------------------------------------------------------
 
@@ -318,7 +328,8 @@ class RaftLog:
         wait for the log raises. What it raises is logged.
         """
         self._session.check_process()
-        return self._session.notifier.subscribe(callback)
+        self._session.notifier.start()
+        return self._subscribers.add(callback)
 
     @property
     def commit_index(self) -> int:

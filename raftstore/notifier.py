@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
 from threading import Lock, Thread, current_thread
+from weakref import ReferenceType, ref
 
 from raftstore.pipeline import Pipeline
 
@@ -14,53 +16,70 @@ logger = logging.getLogger("raftstore")
 DurableCallback = Callable[[int], object]
 
 
+class Subscribers:
+    """Who wants to know when the durable index changes. Belongs to the handle of a log.
+
+    The notifier knows it only weakly: a callback may refer to an object that holds the log, which must not
+    keep the log alive.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()  # Guards the replacement of the list, which itself never changes.
+        self.callbacks: list[DurableCallback] = []
+
+    def add(self, callback: DurableCallback) -> Callable[[], None]:
+        """Returns what ends it."""
+        with self._lock:
+            self.callbacks = [*self.callbacks, callback]
+        return lambda: self._remove(callback)
+
+    def _remove(self, callback: DurableCallback) -> None:
+        with self._lock:
+            left = list(self.callbacks)
+            if callback in left:
+                left.remove(callback)
+            self.callbacks = left
+
+
 class Notifier:
     """The thread starts with the first callback. Closing delivers what is queued, then ends it."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         self._queue: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
-        self._lock = Lock()  # Guards the two below.
-        self._subscribers: list[DurableCallback] = []
+        self._lock = Lock()  # Guards the start of the thread.
         self._thread: Thread | None = None
         self._closed = False
+        self._subscribers: ReferenceType[Subscribers] | None = None
         self._told = pipeline.ledger.durable_index
         pipeline.notify = self.durability_changed
 
-    def subscribe(self, callback: DurableCallback) -> Callable[[], None]:
-        """Call `callback(durable_index)` whenever that has changed; returns what ends it."""
-        self._start()
-        with self._lock:
-            self._subscribers = [*self._subscribers, callback]
-        return lambda: self._unsubscribe(callback)
-
-    def _unsubscribe(self, callback: DurableCallback) -> None:
-        with self._lock:
-            left = list(self._subscribers)
-            if callback in left:
-                left.remove(callback)
-            self._subscribers = left
+    def attach(self, subscribers: Subscribers) -> None:
+        """Tell `subscribers`, as long as it lives."""
+        self._subscribers = ref(subscribers)
 
     def call_later(self, callback: Callable[[], object]) -> None:
         """Call `callback` in the notifier's thread; in this one if the log is closed."""
         if self._closed:
             self._call(callback)
         else:
-            self._start()
+            self.start()
             self._queue.put(callback)
 
     def durability_changed(self) -> None:
-        if self._subscribers:
+        if self._thread is not None:
             self._queue.put(self._tell)
 
     def _tell(self) -> None:
         index = self._pipeline.ledger.durable_index
-        if index != self._told:
+        subscribers = None if self._subscribers is None else self._subscribers()
+        if index != self._told and subscribers is not None:
             self._told = index
-            for callback in self._subscribers:
-                self._call(lambda callback=callback: callback(index))  # type: ignore[misc]
+            for callback in subscribers.callbacks:
+                self._call(partial(callback, index))
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the thread, unless it runs."""
         with self._lock:
             if self._thread is None:
                 self._thread = Thread(target=self._run, name="raftstore-notifier", daemon=True)

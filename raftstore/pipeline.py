@@ -283,9 +283,13 @@ class Pipeline:
         return True
 
     def _lead_until(self, target: Waitable) -> None:
-        """Flush until `target` is done, or that cannot go on; then hand the lead on."""
-        while self._leader == get_ident() and not target.done and self.flush():
-            pass
+        """Flush until `target` is done, or that cannot go on; then hand the lead on.
+
+        A group that an interrupt left half settled is finished first, whether `target` is done or not.
+        """
+        while self._leader == get_ident() and not (target.done and self.ledger.in_flight is None):
+            if not self.flush():
+                break
         self._hand_on()
 
     def _lead(self) -> None:

@@ -48,10 +48,19 @@ class Reader:
 
     def entries(self, start: int, stop: int | None = None, bytes_max: int | None = None) -> list[Entry]:
         """[start, stop) cut at the last visible index, and where payloads would exceed `bytes_max`."""
+        while True:
+            found = self._collect(start, stop, bytes_max, self._view.cuts)
+            if found is not None:
+                return found
+
+    def _collect(self, start: int, stop: int | None, bytes_max: int | None, cuts: int) -> list[Entry] | None:
+        """`entries`, piece by piece; None if a truncation came in between: pieces of two logs are none."""
         found: list[Entry] = []
         room = bytes_max
         while True:
-            part = self._part(start, stop, room)
+            part = self._part(start, stop, room, cuts)
+            if part is None:
+                return None
             if part and room is not None:
                 part, room = _cut(part, room, at_least_one=not found)
             found = found + part if found else part
@@ -63,10 +72,15 @@ class Reader:
         """Whether a read from `start` on needs no disk, as things stand."""
         return start >= self._view.window.first or start > self._view.shape.last.index
 
-    def _part(self, start: int, stop: int | None, bytes_max: int | None) -> list[Entry]:
-        """Some of [start, stop), from the beginning; none if there is nothing more."""
+    def _part(self, start: int, stop: int | None, bytes_max: int | None, cuts: int) -> list[Entry] | None:
+        """Some of [start, stop), from the beginning; none if there is nothing more.
+
+        None if the log has been truncated more than `cuts` times.
+        """
         while True:
             with self._pipeline.lock:
+                if self._view.cuts != cuts:
+                    return None
                 shape, window = self._view.shape, self._view.window
                 _check_not_purged(start, shape)
                 end = shape.next_index if stop is None else min(stop, shape.next_index)

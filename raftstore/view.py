@@ -24,6 +24,8 @@ class View:
         self.cache = ChunkCache()
         self.generation = 0
         """Grows whenever entries are taken away, so that a slow read cannot bring one back."""
+        self.cuts = 0
+        """Grows whenever a suffix is taken away: what was read before belongs to another log."""
         self._cache_bytes = cache_bytes
         """None: the window holds everything."""
 
@@ -44,6 +46,7 @@ class View:
 
     def _take_away(self, write: Write) -> None:
         self.generation += 1
+        self.cuts += write.truncate_from is not None
         if write.truncate_from is not None and write.truncate_from < self.window.next_index:
             self.window.truncate(write.truncate_from)
             self.cache.truncate(write.truncate_from)
