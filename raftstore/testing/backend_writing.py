@@ -290,6 +290,17 @@ class OrderTests(BackendTests):
             store.check()
             store.reopen()
 
+    def test_an_empty_log_is_reset_below_its_anchor(self, tmp_path: Path) -> None:
+        with self.opened(tmp_path) as store:
+            store.reset(LogId(7, 1000))
+            store.reset(LogId(3, 20))
+            store.append(2, term=3)
+            store.check()
+            store.reopen()
+            store.purge(22)
+            store.reset(NO_ENTRY)
+            store.reopen()
+
     def test_a_reset_to_the_same_anchor_empties_the_log(self, tmp_path: Path) -> None:
         with self.opened(tmp_path) as store:
             store.append(10, term=1)

@@ -303,6 +303,17 @@ class ResetsFromTheFirstIndex(BrokenBackend):
         self.disk.state.entries = kept | self.disk.state.entries
 
 
+class KeepsTheHigherAnchorOfAnEmptyLog(BrokenBackend):
+    caught_by = ("test_an_empty_log_is_reset_below_its_anchor",)
+
+    def _perform(self, batch: WriteBatch) -> None:
+        before = self.disk.state.last
+        empty = not self.disk.state.entries
+        self._done(batch)
+        if empty and batch.anchor is not None and not batch.entries:
+            self.disk.state.anchor = max(before, batch.anchor, key=lambda anchor: anchor.index)
+
+
 class TakesAResetToItsAnchorForAPurge(BrokenBackend):
     caught_by = ("test_a_reset_to_the_same_anchor_empties_the_log",)
 
