@@ -37,8 +37,7 @@ from rocksdb_tools import (
     stop_uncleanly,
 )
 
-from raftstore.backend import Recovery
-from raftstore.entry import Entry, LogId
+from raftstore.entry import NO_ENTRY, Entry, LogId
 from raftstore.errors import CorruptionError
 from raftstore.testing.batches import next_batch
 from raftstore.testing.model import Model
@@ -86,7 +85,10 @@ def test_a_store_without_its_data_is_refused_and_not_made_anew(path: Path) -> No
 
 
 def test_a_directory_that_would_become_a_new_store_is_examined_as_one(path: Path) -> None:
-    assert RocksdbBackend.examine(path, deep=True).recovery == Recovery()
+    found = RocksdbBackend.examine(path, deep=True)
+    assert not found.damage
+    assert found.recovery is not None
+    assert (found.recovery.number, found.recovery.last) == (0, NO_ENTRY)
     assert not any(path.iterdir())
 
 
