@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from concurrent.futures import Future
 from errno import EIO
 
@@ -9,7 +10,8 @@ import pytest
 
 from raftstore.entry import NO_ENTRY, Entry, HardState, LogId
 from raftstore.errors import CorruptionError, StoreFailedError
-from raftstore.policy import Batch
+from raftstore.flusher import Flusher
+from raftstore.policy import Batch, Pending
 from raftstore.strategy import DiskFirst, MemFirst, Strategy
 from raftstore.testing.memory import MemoryBackend, MemoryDisk
 from raftstore.testing.open_log import close_broken, open_log
@@ -219,3 +221,54 @@ def test_a_hole_on_disk_is_corruption(
     monkeypatch.setattr(MemoryBackend, "read", with_a_hole)
     with pytest.raises(CorruptionError), open_log(disk, strategy, startup=startup) as log:
         log.entries(1)
+
+
+@both
+def test_a_flusher_that_dies_hangs_nobody(
+    disk: MemoryDisk, strategy: Strategy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = open_log(disk, strategy)
+
+    def die(_flusher: Flusher) -> None:
+        raise ZeroDivisionError("a bug in the flusher")
+
+    monkeypatch.setattr(Flusher, "_look", die)
+    with contextlib.suppress(StoreFailedError):
+        log.submit(span(1, 4)).wait(PATIENCE_S)
+        log.submit(span(4, 6)).wait(PATIENCE_S)
+    outcome(background(lambda: close_broken(log)))
+
+
+@both
+@pytest.mark.parametrize("error", [RuntimeError("planted"), SystemExit(3), KeyboardInterrupt()])
+def test_whatever_a_callback_raises_the_others_are_called(
+    disk: MemoryDisk, strategy: Strategy, error: BaseException
+) -> None:
+    seen: list[int] = []
+
+    def bad(_argument: object) -> None:
+        raise error
+
+    with open_log(disk, strategy) as log:
+        log.on_durable(bad)
+        log.on_durable(seen.append)
+        for index in range(1, 4):
+            receipt = log.submit([entry(index)])
+            receipt.add_done_callback(bad)
+            receipt.wait(PATIENCE_S)
+            eventually(lambda index=index: seen[-1:] == [index], "the other callback")  # type: ignore[misc]
+
+
+class Unsound:
+    """A flush policy with a bug."""
+
+    def due_s(self, pending: Pending) -> float:
+        raise ZeroDivisionError(pending)
+
+
+@both
+def test_a_policy_that_raises_delays_nothing(disk: MemoryDisk, strategy: Strategy) -> None:
+    with open_log(disk, strategy, Unsound()) as log:
+        log.append(span(1, 4))
+        log.submit(span(4, 6)).wait(PATIENCE_S)
+        assert log.durable_index == 5

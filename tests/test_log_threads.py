@@ -20,6 +20,7 @@ from raftstore.entry import HardState, LogId
 from raftstore.errors import (
     BackpressureError,
     CommittedError,
+    EntryTooLargeError,
     GapError,
     PurgedError,
     RaftStoreError,
@@ -42,6 +43,7 @@ from raftstore.testing.tools import (
     eventually,
     in_threads,
     outcome,
+    repeatedly,
     run,
     span,
 )
@@ -238,6 +240,39 @@ def test_reaching_the_pending_limit_makes_the_flush_due(disk: MemoryDisk) -> Non
         for index in range(1, 30):
             log.append([entry(index, data=b"x" * 1000)])
         assert log.durable_index > 0
+
+
+def test_submitting_obeys_the_rules_of_room(disk: MemoryDisk) -> None:
+    with open_log(disk, MemFirst(), pending_bytes_max=1000, backpressure_timeout_ms=20) as log:
+        with disk.gate.closed():
+            log.submit([entry(1, data=b"x" * 900)])
+            with pytest.raises(BackpressureError):
+                log.submit([entry(2, data=b"x" * 900)])
+            assert log.next_index == 2
+        log.submit([entry(2)]).wait(PATIENCE_S)
+
+
+@both
+def test_pending_writes_never_exceed_their_limit(disk: MemoryDisk, strategy: Strategy) -> None:
+    def check() -> None:
+        assert log.status().pending_bytes <= 4000
+
+    with open_log(disk, strategy, pending_bytes_max=4000, backpressure_timeout_ms=30_000) as log:
+        with repeatedly(check, threads=1):
+            in_threads(6, lambda n: [log.propose(1, [b"x" * (100 * n)]) for _ in range(60)])
+        log.flush()
+        assert log.last_index == 360
+
+
+@both
+def test_too_much_in_one_call_is_refused(disk: MemoryDisk, strategy: Strategy) -> None:
+    with open_log(disk, strategy, write_bytes_max=1000) as log:
+        with pytest.raises(EntryTooLargeError):
+            log.append([entry(index, data=b"x" * 300) for index in range(1, 5)])
+        with pytest.raises(EntryTooLargeError):
+            log.propose(1, [b"x" * 300] * 4)
+        assert log.next_index == 1
+        log.propose(1, [b"x" * 300] * 3)
 
 
 def test_urgent_calls_need_no_room(disk: MemoryDisk) -> None:
