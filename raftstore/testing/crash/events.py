@@ -38,6 +38,8 @@ class Kind(IntEnum):
     """A write was acknowledged after a failure, without opening again."""
     BROKEN = 10
     """An error that no promise allows; its traceback is in the file beside this one."""
+    FIRED = 11
+    """Told by the shim: the fault that was ordered has happened. The step is the kind of call."""
 
 
 class Event(msgspec.Struct, frozen=True):

@@ -19,12 +19,12 @@ from raftstore.log import RaftLog
 from raftstore.log import open as open_log
 from raftstore.storeconfig import StoreConfig
 from raftstore.testing.crash.events import Event, Kind
+from raftstore.testing.crash.plan import Plan
 from raftstore.testing.crash.workload import (
     APPENDS,
     BARRIERS,
     DURABLE_CALLS,
     META_KEYS,
-    Workload,
     digest,
 )
 from raftstore.testing.log_model import LogState
@@ -77,19 +77,15 @@ class Promise(msgspec.Struct, frozen=True):
 class History:
     """Follows the events of a driven process, and says what is promised after each."""
 
-    def __init__(
-        self, workload: Workload, *, mem_first: bool = False, earlier: frozenset[bytes] = frozenset()
-    ) -> None:
+    def __init__(self, plan: Plan, *, earlier: frozenset[bytes] = frozenset()) -> None:
         """`earlier`: other states, by their digests, in which the store may be found until it was opened."""
-        self._steps = workload.steps
-        self._mem_first = mem_first
+        self._steps = plan.workload().steps
+        self._mem_first = plan.strategy == "MemFirst"
+        self._pipelined = plan.threads > 1
         self._earlier = earlier
         self.promise = Promise()
-        self.was_full = False
-        """A step was refused: from then on steps without entries may overtake others."""
-        self.lied = False
-        self.broken = False
-        self.failed = False
+        self.told: set[Kind] = set()
+        """What else has happened: refusals, failures, lies."""
 
     def feed(self, event: Event) -> None:
         """Take the next event in."""
@@ -105,18 +101,14 @@ class History:
                 self._durable(event.step)
             case Kind.WATERMARK:
                 self._watermark(event.step, event.value)
-            case Kind.REFUSED:
-                self.was_full = True
-            case Kind.FAILED:
-                self.failed = True
-            case Kind.LIED:
-                self.lied = True
-            case Kind.BROKEN:
-                self.broken = True
+            case _:
+                self.told.add(event.kind)
 
     def _returned(self, number: int) -> None:
         step = self._steps[number]
         if step.call in APPENDS and step.changed:
+            if self._pipelined:
+                return
             self.promise = msgspec.structs.replace(self.promise, acknowledged=number)
             if self._mem_first and not step.cut:
                 return
