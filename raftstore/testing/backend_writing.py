@@ -294,6 +294,7 @@ class OrderTests(BackendTests):
         with self.opened(tmp_path) as store:
             store.reset(LogId(7, 1000))
             store.reset(LogId(3, 20))
+            store.reopen()
             store.append(2, term=3)
             store.check()
             store.reopen()
