@@ -117,11 +117,12 @@ class SimulatedDisk:
             return self._with(names, {file: file.after_power_cut(random) for file in names.values()})
 
     def killed(self) -> SimulatedDisk:
-        """The disk that the next process finds after this one was killed: the page cache stays."""
+        """The disk that the next process finds after this one was killed; nothing got synced by that."""
         with self._lock:
             self._off = True
-            names = dict(self.files)
-            return self._with(names, {file: SimulatedFile(bytes(file.data)) for file in names.values()})
+            disk = SimulatedDisk(self.bytes_max)
+            disk.files, disk._names, disk._since = self.files, self._names, self._since
+            return disk
 
     def _with(
         self, names: dict[str, SimulatedFile], kept: dict[SimulatedFile, SimulatedFile]
