@@ -6,6 +6,7 @@ this package calls the operating system.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -119,8 +120,13 @@ class OsFiles:
         return os.fstat(fd).st_size
 
     def allocate(self, fd: int, length: int) -> None:
-        if hasattr(os, "posix_fallocate"):
+        if not hasattr(os, "posix_fallocate"):
+            return
+        try:
             os.posix_fallocate(fd, 0, length)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
 
     def truncate(self, fd: int, length: int) -> None:
         os.ftruncate(fd, length)
