@@ -224,6 +224,7 @@ def test_garbage_below_a_gap_that_no_loop_could_walk_is_dropped(store: CheckedSt
     store.write(entries=span(2**62 + 1, 2**62 + 4))
     store.backend.maintain()
     assert keys(store.backend) == 3
+    assert not store.backend._state.garbage
     store.reopen()
 
 
@@ -277,7 +278,9 @@ def test_a_repeated_write_is_recognized_after_an_interrupt_behind_the_commit(
     known = store.backend._state
     batch = store.write(truncate_from=4, entries=span(4, 9, term=5))
     store.backend._state = known
+    done = info(store.backend)["last_txnid"]
     store.backend.write(batch)
+    assert info(store.backend)["last_txnid"] == done
     store.append(3)
     store.write(anchor=store.model.entries[6].id)
     store.reopen()

@@ -40,6 +40,8 @@ from raftstore.errors import CorruptionError, FormatError
 pytestmark = pytest.mark.backend("lmdb")
 
 PAGE = 4096
+TRANSACTION_ID = 16 + 24 + 2 * 48 + 8
+"""Where it lies in a meta page."""
 OVERFLOW = 4
 """The flag of a page that holds a large value, or begins one."""
 ENTRIES = 60
@@ -63,7 +65,7 @@ def fill(path: Path) -> None:
 
 
 def entry(index: int) -> Entry:
-    return Entry(1 + index // 25, index, Random(index).randbytes(50 if index % 2 else 5000), index % 3)
+    return Entry(1 + 2 * (index // 25), index, Random(index).randbytes(50 if index % 2 else 5000), index % 3)
 
 
 def data(path: Path) -> Path:
@@ -103,7 +105,7 @@ def look(path):
             return False
         assert (found.anchor, found.last) == (entry(10).id, entry(60).id), "other bounds"
         assert (found.hard_state, found.meta) == (b"vote 30", b"m" * 3000), "other blobs"
-        assert [run.term for run in found.term_runs] == [1, 2, 3], "other terms"
+        assert [run.term for run in found.term_runs] == [1, 3, 5], "other terms"
         return all([read(backend, index) for index in range(11, 61)])
     finally:
         backend.close()
@@ -190,6 +192,15 @@ def test_a_zeroed_meta_page_is_refused(path: Path, both: bool) -> None:
         LmdbBackend(path)
 
 
+@pytest.mark.parametrize("change", [-8, -6, -4, 2, 4, 1, -1])
+def test_meta_pages_whose_transactions_do_not_follow_each_other_are_refused(path: Path, change: int) -> None:
+    before = read_head(data(path)).transaction
+    place = before % 2 * PAGE + TRANSACTION_ID
+    overwrite(data(path), place, (before + change).to_bytes(8, sys.byteorder))
+    with pytest.raises(CorruptionError):
+        LmdbBackend(path)
+
+
 def test_a_transaction_id_lowered_by_damage_is_not_taken_as_the_end(tmp_path: Path) -> None:
     """LMDB takes the page with the higher id. One bit makes a 10 an 8, and 9 follows upon 8, too."""
     with closing(LmdbBackend(tmp_path)) as backend:
@@ -198,7 +209,7 @@ def test_a_transaction_id_lowered_by_damage_is_not_taken_as_the_end(tmp_path: Pa
             number += 1
             backend.write(WriteBatch(number, hard_state=b"%d" % number))
     assert read_head(data(tmp_path)).transaction == 10
-    overwrite(data(tmp_path), 16 + 24 + 2 * 48 + 8, (8).to_bytes(8, sys.byteorder))
+    overwrite(data(tmp_path), TRANSACTION_ID, (8).to_bytes(8, sys.byteorder))
     with closing(LmdbBackend(tmp_path)) as backend:
         assert backend.recovery.number == number - 1
         assert not backend.recovery.end_is_proved
@@ -275,6 +286,7 @@ def rewrite(path: Path, database: bytes | None, key: bytes, value: bytes | None)
     ("database", "key", "value"),
     [
         (b"terms", encode_key(25), (9).to_bytes(8, "big")),
+        (b"terms", encode_key(25), (4).to_bytes(8, "big")),
         (b"terms", encode_key(25), None),
         (b"terms", encode_key(30), (3).to_bytes(8, "big")),
         (None, b"hard_state", b"vote 99"),

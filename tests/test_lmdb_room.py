@@ -106,6 +106,18 @@ def test_appends_resume_on_a_full_disk_when_a_purge_made_room_inside_the_file(
         store.reopen()
 
 
+def test_what_a_purge_freed_can_be_used_by_the_very_next_append(
+    path: Path, store: CheckedStore[LmdbBackend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LMDB uses the pages that a transaction freed in the second one after it."""
+    with full_disk(path, monkeypatch):
+        fill(store, 30_000)
+        store.purge(store.model.last.index)
+        assert not store.backend._state.garbage
+        store.append(4, size=30_000)
+        store.reopen()
+
+
 def test_a_reset_on_a_full_disk_frees_the_whole_file(
     path: Path, store: CheckedStore[LmdbBackend], monkeypatch: pytest.MonkeyPatch
 ) -> None:
