@@ -45,17 +45,20 @@ class Show:
 
     def __init__(self, console: Console) -> None:
         columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._bar = Progress(*columns, console=console, transient=True)
+        self._is_shown = console.is_terminal
         self._task = self._bar.add_task("", total=1.0)
 
     def __enter__(self) -> Show:
-        self._bar.start()
+        if self._is_shown:
+            self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        if self._is_shown:
+            self._bar.stop()
 
     def step(self, share: float, what: str) -> None:
         self._bar.update(self._task, completed=share, description=what)
