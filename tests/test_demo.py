@@ -52,7 +52,7 @@ def disk_of_its_own(tmp_path: Path) -> None:
 def test_a_cluster_that_is_killed_loses_nothing(backend: str) -> None:
     strategy = {"lmdb": "MemFirst:sync_on_commit"}.get(backend, "DiskFirst")
     status, found = demo(
-        "--backend", backend, "--strategy", strategy, "--seconds", "3", "--kills", "2", "--seed", "7"
+        "--backend", backend, "--strategy", strategy, "--seconds", "2", "--kills", "2", "--seed", "7"
     )
     assert (status, found["good"], found["seed"]) == (0, True, 7)
     for verdict in (found["alive"], found["restarted"]):
@@ -66,7 +66,7 @@ def test_a_cluster_that_is_killed_loses_nothing(backend: str) -> None:
 @pytest.mark.backend("segmented")
 @pytest.mark.parametrize("plant", ["late-flush", "forgotten-suffix"])
 def test_a_planted_bug_is_found(plant: str) -> None:
-    status, found = demo("--plant", plant, "--seconds", "2", "--kills", "0")
+    status, found = demo("--plant", plant, "--seconds", "1", "--kills", "0")
     assert (status, found["good"]) == (1, False)
     assert found["restarted"]["lost"] > 0
 

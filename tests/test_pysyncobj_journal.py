@@ -372,6 +372,21 @@ def test_deleting_a_prefix_is_durable_at_once(disk: MemoryDisk, open_journal: Op
     assert journal.getRaftCommitIndex() >= 15
 
 
+def test_a_prefix_can_be_deleted_while_the_disk_is_full(disk: MemoryDisk, open_journal: Open) -> None:
+    journal = open_journal()
+    fill(journal, 21)
+    journal.before_send(ACK)
+    fill(journal, 31)
+    disk.full = True
+    with pytest.raises(StoreFullError):
+        journal.before_send(ACK)
+    journal.deleteEntriesTo(15)
+    assert (journal.log.first_index, len(journal)) == (16, 15)
+    disk.full = False
+    journal.before_send(ACK)
+    assert [index for _, index, _ in journal] == [*range(16, 31)]
+
+
 def test_an_entry_that_does_not_follow_is_refused(open_journal: Open) -> None:
     journal = open_journal()
     fill(journal, 5)
@@ -597,6 +612,6 @@ class MemFirstJournalMachine(JournalMachine):
 
 
 TestJournal = JournalMachine.TestCase
-TestJournal.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestJournal.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 TestMemFirstJournal = MemFirstJournalMachine.TestCase
-TestMemFirstJournal.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestMemFirstJournal.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)

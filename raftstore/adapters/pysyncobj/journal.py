@@ -164,10 +164,14 @@ class RaftStoreJournal(_Journal):  # type: ignore[misc]  # PySyncObj has no type
             self._tail_bytes -= sum(len(command) for command, _, _ in dropped)
 
     def deleteEntriesTo(self, entryTo: int) -> None:  # noqa: N802, N803
-        """Drop the positions below `entryTo`: they are in a dump. Durable on return."""
+        """Drop the positions below `entryTo`: they are in a dump. Durable on return.
+
+        Works on a full disk, where it is what makes room: what waits to be written goes on waiting.
+        """
         self._is_fresh = False
         index = self._start + min(entryTo, len(self))
-        self.flush()
+        if index > self._stop or self._is_cleared:
+            self.flush()
         self._log.purge(index - 1)
         self._start = index
 
