@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import Final, TypeVar
 
 from raftstore.batch import WriteBatch, merge
 from raftstore.entry import HardState
@@ -27,6 +28,19 @@ logger = logging.getLogger("raftstore")
 
 RETRY_FULL_S = 0.1
 """How soon appends that a full disk refused are tried again, if they were acknowledged from memory."""
+
+
+_NOWHERE: Final = float("inf")
+
+
+def _taken_back(index: int, number: int, cuts: Sequence[Write]) -> TruncatedError | None:
+    """What to tell about the entry at `index`, known to write `number`, once `cuts` are durable."""
+    for cut in cuts:
+        if cut.truncate_from is not None and cut.truncate_from <= index and cut.number > number:
+            return TruncatedError(
+                f"a truncation from {cut.truncate_from} took entry {index} back before it was acknowledged"
+            )
+    return None
 
 
 def fresh(error: BaseException) -> BaseException:
@@ -80,6 +94,8 @@ class Ledger:
         self._policy = policy
         self._retry_at = 0.0
         self._index_waiters: list[IndexWaiter] = []
+        self._withheld: list[Write] = []
+        """Durable, but a truncation that takes their entries back is in flight: nobody is told yet."""
 
     # --- acceptance --------------------------------------------------------------------------------------
 
@@ -88,24 +104,25 @@ class Ledger:
         if reason is not None:
             raise fresh(reason)
 
-    def accept(self, operation: Operation[T]) -> tuple[Write | None, T, list[Waiter]]:
+    def accept(self, operation: Operation[T]) -> tuple[Write | None, T]:
         """Decide `operation` against the accepted state; take its write in, if it makes one."""
         self.check_writable()
         write, result = operation.decide(self.accepted)
         if write is None:
-            return None, result, []
+            return None, result
         if write.changes_nothing and self._is_settled(write):
             write.done = True
-            return write, result, []
+            return write, result
         if self.accepted.number == self.taken.number:
             self.oldest_pending = time.monotonic()
-        woken = [] if write.truncate_from is None else self._take_back(write.truncate_from)
         self.accepted = write
+        if write.truncate_from is not None:
+            self.durable_index = self._watermark()
         if self.mem_first:
             self._show()
             if write.number > self.view.number and not write.urgent:
                 write.be_urgent()  # Its caller waits for what goes before it, which is being flushed.
-        return write, result, woken
+        return write, result
 
     def _is_settled(self, write: Write) -> bool:
         """Whether there is nothing that `write`, a barrier, would have to wait for."""
@@ -121,22 +138,6 @@ class Ledger:
         if not self.has_stale_commit:
             self.commit_raised_at = time.monotonic()
         self.accepted.commit = raised_commit(self.accepted, index)
-
-    def _take_back(self, start: int) -> list[Waiter]:
-        """Entries from `start` on are about to go: whoever waits for one learns it."""
-        error = TruncatedError(f"a truncation from {start} took the entries back before they were durable")
-        woken: list[Waiter] = []
-        for write in self.undurable():
-            if write.entries and write.entries[-1].index >= start and not write.done:
-                write.error, write.done = error, True
-                woken += write.waiters
-        for waiting in self._index_waiters:
-            if waiting.index >= start:
-                waiting.error, waiting.done = error, True
-                woken += waiting.waiters
-        self._forget_done_waiters()
-        self.durable_index = max(min(self.durable_index, start - 1), self.view.shape.anchor.index)
-        return woken
 
     def undurable(self) -> list[Write]:
         """The accepted writes that are not durable, in order."""
@@ -170,15 +171,15 @@ class Ledger:
 
     def accept_last(self, operation: Operation[T], reason: RaftStoreError) -> Write | None:
         """Accept `operation` as the last one: from here on `reason` is what callers get."""
-        write, _, _ = self.accept(operation)
+        write, _ = self.accept(operation)
         self.closing = reason
         return write
 
     # --- waiting -----------------------------------------------------------------------------------------
 
-    def last_urgent(self) -> Write | None:
-        """The newest write that somebody wanted flushed at once, if it is not durable yet."""
-        return next((write for write in reversed(self.undurable()) if write.urgent), None)
+    def last_pending(self, operation: Operation[T]) -> Write | None:
+        """The newest write in flight that did already what `operation` need not do again."""
+        return next((write for write in reversed(self.undurable()) if operation.awaits(write)), None)
 
     def wait_for_index(self, index: int) -> IndexWaiter | None:
         """Registers a wait for the entry that is now at `index`; None if it is durable."""
@@ -187,12 +188,9 @@ class Ledger:
         if index <= max(self.durable_index, self.view.shape.anchor.index):
             return None
         self.check_writable()
-        waiting = IndexWaiter(index)
+        waiting = IndexWaiter(index, self.accepted.number)
         self._index_waiters.append(waiting)
         return waiting
-
-    def _forget_done_waiters(self) -> None:
-        self._index_waiters = [waiting for waiting in self._index_waiters if not waiting.done]
 
     def has_room(self, size: int) -> bool:
         if size == 0:
@@ -295,37 +293,61 @@ class Ledger:
         newest = group.writes[-1] if group.writes else self.durable
         shown = [*group.writes, *self._showable(newest)] if self.mem_first else group.writes
         self.view.apply(shown)
-        self._complete(group)
         if group.batch is not None:
             self.written_number = group.batch.number
             self.persisted_commit = group.commit if group.batch.hard_state else self.persisted_commit
         self.durable = newest
         newest.previous = None
+        self._complete(group)
         self._move_watermark(group)
         self.last_flush_end = time.monotonic()
 
     def _complete(self, group: Group) -> None:
-        for write in group.writes:
-            if not write.done:
-                group.to_wake += write.waiters
-                write.done = True
+        """Answer those who waited for a write of `group`, or for what became of it.
+
+        Entries that a truncation takes back are answered once that truncation is durable: it may be refused.
+        """
+        cuts = [write for write in group.writes if write.truncate_from is not None]
+        at_stake = self._lowest_pending_cut()
+        withheld: list[Write] = []
+        for write in [*self._withheld, *group.writes]:
+            last = write.entries[-1].index if write.entries else 0
+            if write.done:
+                continue
+            if last >= at_stake:
+                withheld.append(write)
+                continue
+            group.to_wake += write.waiters
+            write.error = _taken_back(last, write.number, cuts)
+            write.done = True
+        self._withheld = withheld
+
+    def _lowest_pending_cut(self) -> float:
+        """From where on a truncation that is accepted and not durable takes entries away."""
+        if self.accepted.cuts_total == self.durable.cuts_total:
+            return _NOWHERE
+        return min(write.truncate_from for write in self.undurable() if write.truncate_from is not None)
 
     def _move_watermark(self, group: Group) -> None:
         """A truncation that is accepted but not durable keeps the watermark below it."""
         self.durable_index = self._watermark()
-        for waiting in self._index_waiters:
-            if waiting.index <= self.durable_index:
-                group.to_wake += waiting.waiters
-                waiting.done = True
         if self._index_waiters:
-            self._forget_done_waiters()
+            cuts = [write for write in group.writes if write.truncate_from is not None]
+            group.to_wake += self._answer_index_waiters(cuts)
+
+    def _answer_index_waiters(self, cuts: list[Write]) -> list[Waiter]:
+        woken: list[Waiter] = []
+        for waiting in self._index_waiters:
+            waiting.error = waiting.error or _taken_back(waiting.index, waiting.number, cuts)
+            if waiting.error is not None or waiting.index <= self.durable_index:
+                woken += waiting.waiters
+                waiting.done = True
+        self._index_waiters = [waiting for waiting in self._index_waiters if not waiting.done]
+        return woken
 
     def _watermark(self) -> int:
-        index = self.durable.shape.last.index
-        if self.accepted.cuts_total != self.durable.cuts_total:
-            cuts = [write.truncate_from for write in self.undurable() if write.truncate_from is not None]
-            index = min(index, *(cut - 1 for cut in cuts))
-        return max(index, self.view.shape.anchor.index)
+        index = min(self.durable.shape.last.index, self._lowest_pending_cut() - 1)
+        return max(int(index), self.view.shape.anchor.index)
 
     def finish(self) -> list[Waiter]:
         """The group in flight is settled and its waiters are woken: the next may be taken."""
@@ -346,7 +368,7 @@ class Ledger:
         self.is_full = bool(fates.kept)
         self._retry_at = time.monotonic() + RETRY_FULL_S
         self.durable_index = self._watermark()
-        woken = self._refuse_all(fates.refused, cause)
+        woken = self._refuse_all(fates.refused, cause) + self._release_withheld()
         group = Group(fates.ahead, self._batch(fates.ahead, self.taken.commit), self.taken.commit)
         self.in_flight = group if fates.ahead else None
         if self.in_flight is None:
@@ -363,17 +385,24 @@ class Ledger:
                 woken += write.waiters
         for waiting in self._index_waiters:
             if waiting.index > self.accepted.shape.last.index:
-                waiting.error, waiting.done = error, True
-                woken += waiting.waiters
-        self._forget_done_waiters()
-        return woken
+                waiting.error = error
+        return woken + self._answer_index_waiters([])
+
+    def _release_withheld(self) -> list[Waiter]:
+        """Those whose entries no truncation takes back any more learn that they are durable."""
+        at_stake = self._lowest_pending_cut()
+        released = [write for write in self._withheld if write.entries[-1].index < at_stake]
+        self._withheld = [write for write in self._withheld if write.entries[-1].index >= at_stake]
+        for write in released:
+            write.done = True
+        return [waiter for write in released for waiter in write.waiters]
 
     def stop(self, error: RaftStoreError) -> list[Waiter]:
         """Nothing can be accepted or written any more: whoever waits, learns it. The first reason stays."""
         if self.end is None:
             self.end = error
         woken: list[Waiter] = []
-        for write in self.undurable():
+        for write in [*self._withheld, *self.undurable()]:
             if not write.done:
                 write.error, write.done = self.end, True
             woken += write.waiters

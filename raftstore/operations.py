@@ -31,17 +31,23 @@ class Operation(Generic[T]):
     """One call: how to decide it, the memory it needs, and whether it is durable on return.
 
     If a durable operation decides that there is nothing to write, what it asked for may still be in flight:
-    the log then waits for the last write that was urgent.
+    the log then waits for the newest write that `awaits` is true of.
     """
 
-    __slots__ = ("decide", "durable", "size")
+    __slots__ = ("awaits", "decide", "durable", "size")
 
     def __init__(
-        self, decide: Callable[[Write], Decision[T]], *, size: int = 0, durable: bool = True
+        self,
+        decide: Callable[[Write], Decision[T]],
+        *,
+        size: int = 0,
+        durable: bool = True,
+        awaits: Callable[[Write], bool] = lambda write: write.moves_bounds,
     ) -> None:
         self.decide = decide
         self.size = size
         self.durable = durable
+        self.awaits = awaits
 
 
 # --- entries ---------------------------------------------------------------------------------------------
@@ -208,7 +214,7 @@ def save_hard_state(state: HardState) -> Operation[None]:
             return None, None
         return Write(accepted, hard_state=state, commit=commit, urgent=True), None
 
-    return Operation(decide)
+    return Operation(decide, awaits=lambda write: write.state_change is not None)
 
 
 def put_meta(key: str, value: bytes | None) -> Operation[None]:

@@ -95,10 +95,7 @@ class Pipeline:
             if not self.ledger.has_room(operation.size):
                 self.ledger.check_writable()
                 return None
-            write, result, woken = self.ledger.accept(operation)
-        if woken:
-            wake_all(woken)
-        return write, result
+            return self.ledger.accept(operation)
 
     def queue_for_room(self, waiting: RoomWaiter) -> None:
         """Stand in the queue; `waiting.waiter` is woken when it is granted, or never will be."""
@@ -112,9 +109,7 @@ class Pipeline:
         with self.lock:
             self.ledger.check_writable()
             self.ledger.room.give_back(waiting)
-            write, result, woken = self.ledger.accept(operation)
-        wake_all(woken)
-        return write, result
+            return self.ledger.accept(operation)
 
     def leave_room(self, waiting: RoomWaiter) -> None:
         """Give back what was granted and not used, or leave the queue. Twice is fine."""
@@ -172,7 +167,7 @@ class Pipeline:
             if not operation.durable:
                 return None
             with self.lock:
-                return self.ledger.last_urgent()
+                return self.ledger.last_pending(operation)
         if operation.durable or not self.ledger.mem_first:
             return write
         self.schedule()

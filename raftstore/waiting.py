@@ -93,10 +93,12 @@ def _set_results(group: list[FutureWaiter]) -> None:
 class IndexWaiter:
     """Waits for the entry that is now at `index` to become durable."""
 
-    __slots__ = ("done", "error", "index", "waiters")
+    __slots__ = ("done", "error", "index", "number", "waiters")
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, number: int) -> None:
         self.index = index
+        self.number = number
+        """Of the newest write when the wait began: only a later truncation can take the entry back."""
         self.done = False
         self.error: BaseException | None = None
         self.waiters: list[Waiter] = []

@@ -122,15 +122,15 @@ class Write:
         self.commit = min(max(commit, self.shape.anchor.index), self.shape.last.index)
 
     @property
+    def moves_bounds(self) -> bool:
+        """It drops a prefix or a suffix, or both."""
+        return self.truncate_from is not None or self.anchor is not None
+
+    @property
     def changes_nothing(self) -> bool:
         """A barrier: it only waits for what was accepted before it."""
-        return (
-            self.truncate_from is None
-            and self.anchor is None
-            and not self.entries
-            and self.state_change is None
-            and self.meta_change is None
-        )
+        is_silent = self.state_change is None and self.meta_change is None
+        return is_silent and not self.entries and not self.moves_bounds
 
     def batch(self) -> WriteBatch:
         """The change for the backend, but for the hard state, which is added once for a whole group."""
