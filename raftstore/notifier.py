@@ -92,7 +92,7 @@ class Notifier:
     def _call(self, callback: Callable[[], object]) -> None:
         try:
             callback()
-        except Exception:
+        except BaseException:
             logger.exception("a callback of raftstore failed")
 
     def close(self) -> None:

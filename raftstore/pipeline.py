@@ -246,7 +246,7 @@ class Pipeline:
         self._in_callback.add(get_ident())
         try:
             callback()
-        except Exception:
+        except BaseException:
             logger.exception("a callback of raftstore failed")
         finally:
             self._in_callback.discard(get_ident())

@@ -50,7 +50,7 @@ class CallbackWaiter:
     def wake(self) -> None:
         try:
             self._callback()
-        except Exception:
+        except BaseException:
             logger.exception("a callback of raftstore failed")
 
 
