@@ -515,7 +515,7 @@ def test_an_interrupt_while_a_flush_is_published_does_not_lose_half_of_it(
 
 
 @both
-@pytest.mark.parametrize("where", ["_take_back", "_show", "accept", "check_writable"])
+@pytest.mark.parametrize("where", ["_watermark", "_show", "accept", "check_writable"])
 def test_an_interrupted_truncation_either_was_or_was_not(
     disk: MemoryDisk, strategy: Strategy, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
