@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import pickle
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ pytest.importorskip("pysyncobj")
 
 from pysyncobj.journal import MemoryJournal  # type: ignore[import-untyped,unused-ignore]
 
-from raftstore.adapters.pysyncobj import RaftStoreJournal
+from raftstore.adapters.pysyncobj import RaftStoreJournal, library
 from raftstore.adapters.pysyncobj import journal as journal_module
 from raftstore.adapters.pysyncobj.library import check_version
 from raftstore.adapters.pysyncobj.node_ids import decode_id, encode_id
@@ -498,6 +499,12 @@ def test_a_pysyncobj_that_forgets_term_and_vote_is_refused(version: str, good: b
     else:
         with pytest.raises(BackendMissingError, match=r"0\.3\.16 or newer"):
             check_version(version)
+
+
+def test_without_pysyncobj_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pysyncobj", None)
+    with pytest.raises(BackendMissingError, match=r"pip install 'raftstore\[pysyncobj\]'"):
+        library.load()
 
 
 class JournalMachine(RuleBasedStateMachine):

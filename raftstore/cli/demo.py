@@ -7,6 +7,7 @@ import signal
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -66,6 +67,7 @@ def command(
     Exit status: 0 nothing was lost, 1 something was, 2 the demo could not run.
     """
     try:
+        import_module("raftstore.adapters.pysyncobj")  # says what to install, before any node does
         settings = Settings(
             store=_store(backend, strategy, flush_policy),
             nodes=nodes,
