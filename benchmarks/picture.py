@@ -51,7 +51,7 @@ def _draw_ratios(axes: Any, rows: list[Row]) -> None:
         [position + width for position in range(len(workloads))],
         [name.removeprefix("append-").replace("x", " × ") for name in workloads],
     )
-    axes.set_title("durable appends, DiskFirst + Immediate (bare pwrite + fdatasync = 1)")
+    axes.set_title("DiskFirst + Immediate: entries/s, bare disk = 1")
     axes.set_xlabel("entries a call × entry size")
     axes.legend(frameon=False)
 
@@ -67,7 +67,7 @@ def _draw_latencies(axes: Any, rows: list[Row]) -> None:
     axes.set_xticks(
         [position + width for position in range(len(modes))], [mode.replace(" + ", "\n") for mode in modes]
     )
-    axes.set_title("one append of 1 KiB, median ms until it is acknowledged")
+    axes.set_title("append of 1 KiB: median ms until acknowledged")
 
 
 if __name__ == "__main__":
