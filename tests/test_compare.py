@@ -24,7 +24,7 @@ from raftstore.compare.machine import Machine, filesystem_of
 from raftstore.compare.measurement import Measurement, measure_writes, quantiles_ms
 from raftstore.compare.payloads import Payloads
 from raftstore.compare.rounds import Plan, Sample, run
-from raftstore.compare.summary import Row, summarize
+from raftstore.compare.summary import Row, bare_times, summarize
 from raftstore.compare.workloads import WORKLOADS, choose
 from raftstore.errors import ConfigError, RaftStoreError
 from raftstore.policy import Batch, Immediate
@@ -311,6 +311,16 @@ def test_the_ratio_is_taken_from_the_limit_of_the_same_round() -> None:
     (row,) = summarize([fast, slow])
     assert (row.ratio, row.ratio_min, row.ratio_max) == (0.5, 0.5, 0.5)
     assert (row.rounds, row.entries_per_s, row.p50_ms) == (2, 62.5, 25.0)
+
+
+def test_the_limit_of_a_round_is_the_median_of_what_all_cells_saw() -> None:
+    seen = [
+        sample(0, backend, measured(1.0), bare_s=bare_s)
+        for backend, bare_s in zip("abc", (1, 2, 90), strict=True)
+    ]
+    assert bare_times(seen) == {(0, "append-1x64B"): 2}
+    assert [row.ratio for row in summarize(seen)] == [200, 200, 200]
+    assert {row.bare_ms for row in summarize(seen)} == {2000}
 
 
 def test_the_ratio_counts_the_time_until_durable() -> None:

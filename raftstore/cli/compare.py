@@ -37,7 +37,7 @@ Policies = Annotated[
 Workloads = Annotated[
     list[str] | None, typer.Option("--workload", help="A name or shell pattern: append-*, open, read-*, …")
 ]
-Seconds = Annotated[float | None, typer.Option(min=1, help="About how long to run. Default: 100.")]
+Seconds = Annotated[float | None, typer.Option(min=1, help="About how long to run. Default: 110.")]
 Rounds = Annotated[int | None, typer.Option(min=1, help="At most so many rounds. Default: 3.")]
 Entries = Annotated[
     int | None, typer.Option(min=1000, help="Of the log that is opened and read. Default: 50000.")
@@ -75,7 +75,7 @@ def command(
             ),
             workloads=choose(workload or (QUICK if quick else ())),
             rounds=rounds or 3,
-            seconds=seconds or (12 if quick else 100),
+            seconds=seconds or (12 if quick else 110),
             entries=entries or (10_000 if quick else 50_000),
         )
         outcome = _run(plan, path, [] if backend else missing)

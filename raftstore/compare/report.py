@@ -22,7 +22,7 @@ from raftstore.compare.workloads import WORKLOADS
 NOTES: Final = (
     "Medians over the rounds. durable/s: until everything was durable, also what MemFirst acknowledged from"
     " memory. x bare: the time of a loop of one pwrite and one fdatasync (plain Python, a zero-filled file,"
-    " measured beside it) for the same calls, by the time until durable; above 1 where calls share a sync."
+    " the same round) for the same calls, by the time until durable; above 1 where calls share a sync."
     " For groups of callers the loop writes one entry of each at once. syncs/call: durable writes of the"
     " backend. disk/payload: bytes on disk per payload byte, with the space that is prepared ahead."
 )
@@ -95,8 +95,8 @@ def _title(name: str) -> str:
 
 
 def _bare(rows: Sequence[Row]) -> str:
-    times = sorted(row.bare_ms for row in rows if row.bare_ms is not None)
-    return f": a bare write takes {times[len(times) // 2]:.3f} ms" if times else ""
+    bare_ms = rows[0].bare_ms
+    return "" if bare_ms is None else f": a bare write takes {bare_ms:.3f} ms"
 
 
 def _text(value: float | None, form: str) -> str:

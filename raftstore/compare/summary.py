@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 
 import msgspec
 
 from raftstore.compare.rounds import Sample
+
+BareTimes = Mapping[tuple[int, str], float]
+"""Seconds of a bare write, by round and workload."""
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -42,27 +45,38 @@ class Row(msgspec.Struct, frozen=True):
         return self.backend, self.strategy, self.flush_policy
 
 
-def summarize(samples: Iterable[Sample]) -> list[Row]:
+def summarize(samples: Sequence[Sample]) -> list[Row]:
     """A row for each workload on each cell, sorted by cell; workloads stay in the order of the samples."""
+    bare = bare_times(samples)
     groups: dict[tuple[str, str, str, str], list[Sample]] = {}
     for sample in samples:
         key = (sample.workload, sample.backend, sample.strategy, sample.flush_policy)
         groups.setdefault(key, []).append(sample)
     order = {name: position for position, name in enumerate(dict.fromkeys(key[0] for key in groups))}
-    return [_row(groups[key]) for key in sorted(groups, key=lambda key: (order[key[0]], key[1:]))]
+    return [_row(groups[key], bare) for key in sorted(groups, key=lambda key: (order[key[0]], key[1:]))]
 
 
-def ratio_of(sample: Sample) -> float | None:
-    """How near the bare disk a sample came."""
+def bare_times(samples: Iterable[Sample]) -> BareTimes:
+    """What a bare write of a workload took in a round: the median of what was measured beside its cells."""
+    found: dict[tuple[int, str], list[float]] = {}
+    for sample in samples:
+        if sample.bare_s is not None:
+            found.setdefault((sample.round, sample.workload), []).append(sample.bare_s)
+    return {key: median(times) for key, times in found.items()}
+
+
+def ratio_of(sample: Sample, bare: BareTimes) -> float | None:
+    """How near the bare disk a sample came, in its round."""
     ideal = sample.measured.ideal_writes
-    if sample.bare_s is None or ideal is None:
+    if ideal is None:
         return None
-    return sample.bare_s * ideal / sample.measured.durable_s
+    return bare[sample.round, sample.workload] * ideal / sample.measured.durable_s
 
 
-def _row(samples: Sequence[Sample]) -> Row:
+def _row(samples: Sequence[Sample], bare: BareTimes) -> Row:
     first = samples[0]
-    ratios = [ratio for sample in samples if (ratio := ratio_of(sample)) is not None]
+    ratios = [ratio for sample in samples if (ratio := ratio_of(sample, bare)) is not None]
+    bare_s = [bare[key] for sample in samples if (key := (sample.round, sample.workload)) in bare]
 
     def middle(value: Callable[[Sample], float | None]) -> float | None:
         values = [number for sample in samples if (number := value(sample)) is not None]
@@ -83,7 +97,7 @@ def _row(samples: Sequence[Sample]) -> Row:
         p99_ms=middle(lambda sample: sample.measured.p99_ms if sample.measured.calls > 1 else None),
         syncs_per_call=middle(_syncs_per_call),
         disk_ratio=middle(lambda sample: sample.measured.disk_ratio),
-        bare_ms=middle(lambda sample: sample.bare_s and sample.bare_s * 1000),
+        bare_ms=median(bare_s) * 1000 if bare_s else None,
     )
 
 
