@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 import raftstore
@@ -363,6 +364,12 @@ def test_the_recommendation_for_durability_never_names_memory_first() -> None:
     durable, fast = text.split(". ", 1)
     assert "b + DiskFirst + Immediate, 0.80 of the bare disk, ahead of a + DiskFirst" in durable
     assert "c + MemFirst + Immediate" in fast
+
+
+def test_one_round_is_said_to_be_one() -> None:
+    (row,) = rows_of(("a", "DiskFirst", 0.8))
+    assert "one round only" in advise([row])
+    assert "one round only" not in advise([msgspec.structs.replace(row, rounds=2)])
 
 
 def test_a_difference_within_the_noise_is_called_one() -> None:

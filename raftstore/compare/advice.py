@@ -18,8 +18,11 @@ Cell = tuple[str, str, str]
 def advise(rows: Sequence[Row]) -> str:
     """Which cell to take on this disk: where nothing may be lost, and where a crash may cost the newest."""
     appends = [row for row in rows if row.workload.startswith(APPENDS)]
-    parts = [_durable_advice(appends), _fast_advice(appends)]
-    return " ".join(part for part in parts if part) or "No recommendation: no append workload was run."
+    if not appends:
+        return "No recommendation: no append workload was run."
+    doubt = "Judged by one round only." if min(row.rounds for row in appends) == 1 else ""
+    parts = [_durable_advice(appends), _fast_advice(appends), doubt]
+    return " ".join(part for part in parts if part)
 
 
 def scores(rows: Sequence[Row]) -> list[tuple[float, Cell]]:
