@@ -35,7 +35,10 @@ class Order(msgspec.Struct, frozen=True):
 
 
 class Checker:
-    """Calls `observe` in another process. A context: at its end that process is gone."""
+    """Calls `observe` in another process. A context: at its end that process is gone.
+
+    The plant of the first plan stays in that process.
+    """
 
     def __init__(self, timeout_s: float = TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
@@ -51,6 +54,10 @@ class Checker:
     ) -> None:
         self._end()
         self._words.close()
+
+    def renew(self) -> None:
+        """The next check is in a new process: that of a plan with another plant."""
+        self._end()
 
     def check(self, plan: Plan, path: Path) -> Observation | tuple[Verdict, str]:
         """What is found at `path`, or CRASH or HANG with what is known of it."""
@@ -111,7 +118,7 @@ def main() -> None:
     for number, line in enumerate(sys.stdin.buffer):
         order = msgspec.json.decode(line, type=Order)
         _try_first(order.plan.backend, number % TRIAL_EVERY == 0)
-        if order.plan.plant is not None:
+        if number == 0 and order.plan.plant is not None:
             plant(order.plan.plant)
         found = observe(order.plan.config(Path(order.path)))
         answers.write(msgspec.json.encode(found) + b"\n")

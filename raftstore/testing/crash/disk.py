@@ -112,6 +112,8 @@ class Disk:
         self.namings: list[Naming] = []
         self.dirty: dict[File, None] = {}
         """Files with pending changes, in the order in which they became so."""
+        self.sync_failed = False
+        """Some sync so far did."""
         self._inodes: dict[int, Node] = {}
         self._order = 0
         self._call = 0
@@ -253,6 +255,7 @@ class Disk:
     def _sync(self, record: Record) -> None:
         node = self._inodes.get(record.inode)
         if record.error:
+            self.sync_failed = True
             if isinstance(node, File):
                 for change in node.pending:
                     change.orphan = True

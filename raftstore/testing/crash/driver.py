@@ -75,6 +75,9 @@ class _Driver:
                 self._work()
             else:
                 self._work_in_threads()
+        except BaseException:
+            self._stopped.set()
+            raise
         finally:
             self._close()
 
@@ -89,11 +92,20 @@ class _Driver:
         return log
 
     def _close(self) -> None:
-        failed = self._stopped.is_set()
-        with suppress(StoreFullError):
-            self._log.close()
-            if not failed:
-                self._tell(Kind.CLOSED, self._next - 1)
+        """Flush first: `close` does that too, but does not tell when it fails."""
+        number = self._next - 1
+        try:
+            if not self._stopped.is_set():
+                self._log.flush()
+                self._log.close()
+                self._tell(Kind.CLOSED, number)
+        except StoreFullError:
+            self._tell(Kind.REFUSED, number)
+        except StoreFailedError as error:
+            self._fail(number, error)
+        finally:
+            with suppress(StoreFullError):
+                self._log.close()
 
     def _work_in_threads(self) -> None:
         def body() -> None:
@@ -153,7 +165,8 @@ class _Driver:
     def _call(self, step: Step) -> Any:
         match step.call:
             case "reopen":
-                self._settle_receipts()
+                self._log.flush()
+                self._look()
                 self._log.close()
                 self._log = self._open()
             case "pause":
@@ -182,11 +195,6 @@ class _Driver:
                 self._await(number, receipt)
             else:
                 self._receipts.append((number, receipt))
-
-    def _settle_receipts(self) -> None:
-        """Before the log is closed: afterwards they would not tell any more."""
-        self._log.flush()
-        self._look()
 
     def _await(self, number: int, receipt: Receipt) -> None:
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from enum import StrEnum
 from typing import Literal
 
@@ -25,9 +26,10 @@ from raftstore.testing.crash.workload import (
     BARRIERS,
     DURABLE_CALLS,
     META_KEYS,
+    apply,
     digest,
 )
-from raftstore.testing.log_model import LogState
+from raftstore.testing.log_model import LogModel, LogState
 from raftstore.testing.tools import visible_state
 
 
@@ -101,11 +103,20 @@ class History:
                 self._durable(event.step)
             case Kind.WATERMARK:
                 self._watermark(event.step, event.value)
+            case Kind.REFUSED:
+                self.told.add(event.kind)
+                self._refused(event.step)
             case _:
                 self.told.add(event.kind)
 
+    def _refused(self, number: int) -> None:
+        """Nothing of the step may be there, unless it is tried again and returns."""
+        if not self._mem_first and not self._pipelined:
+            self.promise = msgspec.structs.replace(self.promise, started=number - 1)
+
     def _returned(self, number: int) -> None:
         step = self._steps[number]
+        self.promise = msgspec.structs.replace(self.promise, started=max(number, self.promise.started))
         if step.call in APPENDS and step.changed:
             if self._pipelined:
                 return
@@ -141,8 +152,10 @@ class History:
         """
         if found.refused is not None:
             return Verdict.REFUSED, found.refused
+        if not found.digest:
+            return Verdict.MIXED, found.trouble or found.summary
         matching = self._matching(found, since, until)
-        if not matching and not (found.digest in self._earlier and not until.opened):
+        if not matching and not self._is_allowed_otherwise(found, until):
             return self._wrong_state(found, since, until)
         if matching and not any(self._commit_is_allowed(found, n, since, until) for n in matching):
             return Verdict.MIXED, f"commit index {found.commit} in {found.summary}; steps {matching}"
@@ -151,6 +164,26 @@ class History:
         if found.trouble is not None:
             return Verdict.MIXED, found.trouble
         return Verdict.OK, ""
+
+    def _is_allowed_otherwise(self, found: Observation, until: Promise) -> bool:
+        if not until.opened and found.digest in self._earlier:
+            return True
+        return Kind.REFUSED in self.told and found.digest in self._overtaken(until.started)
+
+    def _overtaken(self, started: int) -> set[bytes]:
+        """On a full disk, steps without entries may overtake others: the states that this can leave."""
+        if not self._mem_first and not self._pipelined:
+            return set()
+        states: set[bytes] = set()
+        for entries_stop in range(started + 1):
+            model = LogModel.of(self._steps[0].state, self._steps[0].commit)
+            for number in range(1, started + 1):
+                step = self._steps[number]
+                if number <= entries_stop or not step.wrote:
+                    with suppress(RaftStoreError):
+                        apply(model, step.call, step.arguments)
+                states.add(digest(model.state()))
+        return states
 
     def _matching(self, found: Observation, since: Promise, until: Promise) -> list[int]:
         """The steps after which the log was as it was found."""
@@ -187,13 +220,13 @@ def observe(config: StoreConfig) -> Observation:
         log = open_log(config)
     except (RaftStoreError, OSError) as error:
         return Observation(refused=f"{type(error).__name__}: {error}")
+    found = Observation(summary="unreadable")
     try:
         with log:
             found = _read(log)
             wanted = _go_on(log)
         trouble = _check_again(config, wanted)
     except (RaftStoreError, OSError, AssertionError) as error:
-        found = Observation(summary="?")
         trouble = f"after opening: {type(error).__name__}: {error}"
     return msgspec.structs.replace(found, trouble=trouble) if trouble else found
 

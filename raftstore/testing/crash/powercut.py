@@ -110,12 +110,13 @@ class Explorer:
         history: History | None = None,
         begin: Path | None = None,
         images_max: int = 1 << 60,
+        from_error: bool = False,
         keep: list[tuple[Image, Instant]] | None = None,
     ) -> None:
         """Check what power cuts of the run may leave: at each instant the plain cases and `per_instant` more.
 
         `begin` is what the disk held before the run. Ends early after about `images_max` images. Some images,
-        with their instants, are added to `keep`.
+        with their instants, are added to `keep`. `from_error`: only instants after a sync that failed.
         """
         history = history or History(plan)
         disk = Disk(model)
@@ -127,6 +128,8 @@ class Explorer:
             self._kind = kind
         stop = self._tally.generated + images_max
         for instant in instants(records, disk, history):
+            if from_error and not disk.sync_failed:
+                continue
             self._tally.instants += 1
             for choice in choices(disk.pending(), random, per_instant):
                 self._try(plan, disk.image(choice), instant, model, history)

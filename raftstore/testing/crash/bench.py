@@ -1,0 +1,79 @@
+"""A lab, somebody who checks, and a tally: what every method works with."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from raftstore.testing.crash.check import Checker
+from raftstore.testing.crash.events import Kind
+from raftstore.testing.crash.lab import STORE, Fault, Lab, Run
+from raftstore.testing.crash.oracle import History, Observation, Verdict
+from raftstore.testing.crash.plan import Plan
+from raftstore.testing.crash.record import Record, read_trace
+from raftstore.testing.crash.tally import Tally
+
+
+class Bench:
+    """A context: at its end no process and no file is left."""
+
+    def __init__(self, shim: Path | None, deadline: float = float("inf"), place: Path | None = None) -> None:
+        """`deadline`, by `time.monotonic`: after it, methods begin nothing more."""
+        self.shim = shim
+        self.deadline = deadline
+        self.tally = Tally()
+        self.lab = Lab(shim, place)
+        self.checker = Checker()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.enter_context(self.lab)
+            stack.enter_context(self.checker)
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() >= self.deadline
+
+    def record(self, plan: Plan, fault: Fault | None = None) -> tuple[Run, list[Record]]:
+        """Drive `plan` on a new store; what happened on its disk."""
+        trace = self.lab.scratch / "trace"
+        run = self.lab.run(plan, self.lab.arena(), trace=trace, fault=fault)
+        return run, list(read_trace(trace)) if trace.exists() else []
+
+    def judge(
+        self, plan: Plan, run: Run, method: str, where: str, *, killed: bool
+    ) -> tuple[Verdict, History]:
+        """How the driven process ended, and what is found in its store, which is opened for that."""
+        history = History(plan)
+        for event in run.events:
+            history.feed(event)
+        verdict, words = self._of_process(run, history, killed=killed)
+        if verdict is Verdict.OK:
+            found = self.checker.check(plan, self.lab.scratch / "arena" / STORE)
+            if isinstance(found, Observation):
+                verdict, words = history.judge(found, history.promise, history.promise)
+            else:
+                verdict, words = found
+        self.tally.count(method, verdict)
+        if verdict is not Verdict.OK:
+            self.tally.fail(verdict, f"{plan.title}; {where}", f"{words}\n{run.words[-1500:]}".strip())
+        return verdict, history
+
+    def _of_process(self, run: Run, history: History, *, killed: bool) -> tuple[Verdict, str]:
+        if run.status is None:
+            return Verdict.HANG, "the process did not end"
+        if Kind.BROKEN in history.told or (run.status != 0 and not killed):
+            return Verdict.CRASH, f"the process ended with {run.status}"
+        if Kind.LIED in history.told:
+            return Verdict.LOST, "a write was acknowledged after a failure, without opening again"
+        return Verdict.OK, ""

@@ -1,0 +1,72 @@
+"""The Nth call fails, for every N: an error, a full disk, a write that is too short, once or for good."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+from random import Random
+from typing import Final
+
+from raftstore.testing.crash.bench import Bench
+from raftstore.testing.crash.events import Kind
+from raftstore.testing.crash.lab import Fault
+from raftstore.testing.crash.oracle import Verdict
+from raftstore.testing.crash.plan import Plan
+from raftstore.testing.crash.powercut import Explorer
+
+WRITE, SYNC, OPEN, RENAME, UNLINK, ALLOCATE, TRUNCATE, MKDIR = (1 << bit for bit in range(8))
+"""The kinds of calls, as the shim knows them."""
+
+KINDS: Final = {
+    "write EIO": Fault(WRITE, 0, "fail", errno.EIO),
+    "write ENOSPC": Fault(WRITE, 0, "fail", errno.ENOSPC),
+    "write short": Fault(WRITE, 0, "short"),
+    "sync EIO": Fault(SYNC, 0, "fail", errno.EIO),
+    "sync ENOSPC": Fault(SYNC, 0, "fail", errno.ENOSPC),
+    "open EIO": Fault(OPEN, 0, "fail", errno.EIO),
+    "open ENOSPC": Fault(OPEN, 0, "fail", errno.ENOSPC),
+    "rename EIO": Fault(RENAME, 0, "fail", errno.EIO),
+    "unlink EIO": Fault(UNLINK, 0, "fail", errno.EIO),
+    "allocate ENOSPC": Fault(ALLOCATE, 0, "fail", errno.ENOSPC),
+    "allocate EIO": Fault(ALLOCATE, 0, "fail", errno.EIO),
+    "truncate EIO": Fault(TRUNCATE, 0, "fail", errno.EIO),
+    "mkdir ENOSPC": Fault(MKDIR, 0, "fail", errno.ENOSPC),
+    "any ENOSPC": Fault(WRITE | ALLOCATE | OPEN | RENAME | MKDIR, 0, "fail", errno.ENOSPC),
+    "any EIO": Fault(255, 0, "fail", errno.EIO),
+}
+
+
+def sweep(bench: Bench, plan: Plan, name: str, *, sticky: bool, step: int = 1, first: int = 1) -> None:
+    """Let every `step`th call of the kind fail, from the `first` on, until the workload passes untouched."""
+    for number in itertools.count(first, step):
+        if bench.is_over or not fail_at(bench, plan, name, number, sticky=sticky):
+            return
+
+
+def fail_at(bench: Bench, plan: Plan, name: str, number: int, *, sticky: bool) -> bool:
+    """One run with one fault, and then an opening without. False if it never came to the fault."""
+    kind = KINDS[name]
+    fault = Fault(kind.kinds, number, kind.action, kind.error, sticky)
+    run = bench.lab.run(plan, bench.lab.arena(), fault=fault, timeout_s=30.0)
+    where = f"{name} at call {number}{', and from then on' if sticky else ''}"
+    verdict, history = bench.judge(plan, run, "fault", where, killed=False)
+    fired = Kind.FIRED in history.told
+    bench.tally.faults[name] += fired
+    ended = any(event.kind in (Kind.CLOSED, Kind.FAILED) for event in run.events)
+    if verdict is Verdict.OK and not sticky and not ended:
+        words = f"after one fault the log did not go on\n{run.words[-1500:]}"
+        bench.tally.fail(Verdict.REFUSED, f"{plan.title}; {where}", words)
+    return fired
+
+
+def failed_sync(bench: Bench, explorer: Explorer, plan: Plan, number: int, random: Random) -> bool:
+    """A sync fails, and its pages may be lost, though later syncs succeed; then the power fails.
+
+    False if it never came to the fault. Needs the shim.
+    """
+    run, records = bench.record(plan, Fault(SYNC, number, "fail", errno.EIO))
+    if Kind.FIRED not in {event.kind for event in run.events}:
+        return False
+    bench.tally.faults["sync EIO, pages dropped"] += 1
+    explorer.explore(plan, records, "posix", random, per_instant=2, from_error=True)
+    return True

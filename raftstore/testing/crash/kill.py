@@ -1,0 +1,41 @@
+"""SIGKILL, at any time and at every call that changes a file."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import time
+from random import Random
+from typing import Final
+
+from raftstore.testing.crash.bench import Bench
+from raftstore.testing.crash.faults import OPEN, WRITE
+from raftstore.testing.crash.lab import Action, Fault
+from raftstore.testing.crash.plan import Plan
+
+_KINDS: Final[dict[Action, int]] = {"kill": 255 - OPEN, "kill half": WRITE}
+"""At which calls: all but opening; in the middle of writes."""
+
+
+def kill_at_random(bench: Bench, plan: Plan, random: Random) -> None:
+    """Drive `plan` and kill it at some time before it would end."""
+    begin = time.monotonic()
+    run = bench.lab.run(plan, bench.lab.arena())
+    bench.judge(plan, run, "no fault", "not killed", killed=False)
+    usual_s = time.monotonic() - begin
+    after_s = random.uniform(0, usual_s)
+    run = bench.lab.run(plan, bench.lab.arena(), kill_after_s=after_s)
+    bench.tally.kills += run.status == -signal.SIGKILL
+    bench.judge(plan, run, "kill", f"killed after {after_s:.4f} s", killed=True)
+
+
+def kill_at_calls(bench: Bench, plan: Plan, action: Action, *, step: int = 1, first: int = 1) -> None:
+    """Kill at every `step`th call, from the `first` on, until the workload gets through. Needs the shim."""
+    for number in itertools.count(first, step):
+        if bench.is_over:
+            return
+        run = bench.lab.run(plan, bench.lab.arena(), fault=Fault(_KINDS[action], number, action))
+        bench.judge(plan, run, "kill", f"{action} at call {number}", killed=True)
+        if run.status != -signal.SIGKILL:
+            return
+        bench.tally.kills += 1
