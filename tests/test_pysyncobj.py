@@ -283,6 +283,14 @@ def test_install_after_a_node_exists_is_refused(
         install()
 
 
+def test_a_node_that_is_garbage_does_not_keep_install_away(addresses: list[str]) -> None:
+    node = Words(addresses[0], [], conf())
+    node.destroy()
+    node.itself = node
+    del node
+    install()()
+
+
 def test_install_refuses_a_wrong_template_at_once() -> None:
     with pytest.raises(ConfigError):
         install("segmented://{path}?no_such_option=1")

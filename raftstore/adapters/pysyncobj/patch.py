@@ -104,12 +104,17 @@ def _check_template(template: Template) -> None:
 
 
 def _check_no_node_exists() -> None:
-    for thing in gc.get_objects():
-        if issubclass(type(thing), _pysyncobj.SyncObj):
-            raise ConfigError(
-                "a SyncObj exists already, and its journal stays what it is: "
-                "call install() before the first one"
-            )
+    """A node that is garbage already does not count."""
+    if _a_node_exists():
+        gc.collect()
+    if _a_node_exists():
+        raise ConfigError(
+            "a SyncObj exists already, and its journal stays what it is: call install() before the first one"
+        )
+
+
+def _a_node_exists() -> bool:
+    return any(issubclass(type(thing), _pysyncobj.SyncObj) for thing in gc.get_objects())
 
 
 def _refuse_file_journal(path: Path, store: config.StoreConfig) -> None:
