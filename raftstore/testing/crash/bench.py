@@ -20,10 +20,11 @@ from raftstore.testing.crash.tally import Tally
 class Bench:
     """A context: at its end no process and no file is left."""
 
-    def __init__(self, shim: Path | None, deadline: float = float("inf"), place: Path | None = None) -> None:
-        """`deadline`, by `time.monotonic`: after it, methods begin nothing more."""
+    def __init__(self, shim: Path | None, place: Path | None = None) -> None:
+        """`place`: where stores are made, see `Lab`."""
         self.shim = shim
-        self.deadline = deadline
+        self.deadline = float("inf")
+        """By `time.monotonic`: after it, methods begin nothing more."""
         self.tally = Tally()
         self.lab = Lab(shim, place)
         self.checker = Checker()

@@ -8,11 +8,13 @@ from random import Random
 from typing import Final
 
 from raftstore.testing.crash.bench import Bench
+from raftstore.testing.crash.disk import Disk
 from raftstore.testing.crash.events import Kind
 from raftstore.testing.crash.lab import Fault
 from raftstore.testing.crash.oracle import Verdict
 from raftstore.testing.crash.plan import Plan
 from raftstore.testing.crash.powercut import Explorer
+from raftstore.testing.crash.tally import add
 
 WRITE, SYNC, OPEN, RENAME, UNLINK, ALLOCATE, TRUNCATE, MKDIR = (1 << bit for bit in range(8))
 """The kinds of calls, as the shim knows them."""
@@ -51,7 +53,7 @@ def fail_at(bench: Bench, plan: Plan, name: str, number: int, *, sticky: bool) -
     where = f"{name} at call {number}{', and from then on' if sticky else ''}"
     verdict, history = bench.judge(plan, run, "fault", where, killed=False)
     fired = Kind.FIRED in history.told
-    bench.tally.faults[name] += fired
+    add(bench.tally.faults, name, int(fired))
     ended = any(event.kind in (Kind.CLOSED, Kind.FAILED) for event in run.events)
     if verdict is Verdict.OK and not sticky and not ended:
         words = f"after one fault the log did not go on\n{run.words[-1500:]}"
@@ -67,6 +69,8 @@ def failed_sync(bench: Bench, explorer: Explorer, plan: Plan, number: int, rando
     run, records = bench.record(plan, Fault(SYNC, number, "fail", errno.EIO))
     if Kind.FIRED not in {event.kind for event in run.events}:
         return False
-    bench.tally.faults["sync EIO, pages dropped"] += 1
-    explorer.explore(plan, records, "posix", random, per_instant=2, from_error=True)
+    add(bench.tally.faults, "sync EIO, pages dropped")
+    explorer.explore(
+        plan, records, Disk("posix"), random, per_instant=2, from_error=True, method="failed sync, power cut"
+    )
     return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -11,16 +11,21 @@ from typing import Final
 import msgspec
 
 from raftstore.testing.crash.check import Checker
-from raftstore.testing.crash.disk import Change, Data, Disk, Image, Keep, Model, Naming
+from raftstore.testing.crash.disk import Change, Data, Disk, Image, Keep, Naming
 from raftstore.testing.crash.events import decode
 from raftstore.testing.crash.lab import STORE, Lab
 from raftstore.testing.crash.oracle import History, Observation, Promise, Verdict
 from raftstore.testing.crash.plan import Plan
 from raftstore.testing.crash.record import Op, Record
-from raftstore.testing.crash.tally import Tally
+from raftstore.testing.crash.tally import FAILURES_MAX, Tally, add
 
 CALLS_MAX: Final = 8
 """Of the calls that are not durable, so many are tried one by one at each instant."""
+
+
+KEEP_SHARE: Final = 0.02
+"""Of the images, so many are kept for what needs some."""
+SEEN_MAX: Final = 100_000
 
 
 class Instant(msgspec.Struct, frozen=True):
@@ -92,8 +97,10 @@ def _torn(parts: list[Data], random: Random) -> Iterator[Keep]:
 class Explorer:
     """Checks images, each only once."""
 
-    def __init__(self, lab: Lab, checker: Checker, tally: Tally) -> None:
+    def __init__(self, lab: Lab, checker: Checker, tally: Tally, keep_in: Path | None = None) -> None:
+        """`keep_in`: a directory for the images of failures."""
         self._lab = lab
+        self._keep_in = keep_in
         self._checker = checker
         self._tally = tally
         self._seen: dict[int, Observation | tuple[Verdict, str]] = {}
@@ -103,27 +110,25 @@ class Explorer:
         self,
         plan: Plan,
         records: list[Record],
-        model: Model,
+        disk: Disk,
         random: Random,
         *,
         per_instant: int,
         history: History | None = None,
-        begin: Path | None = None,
+        method: str = "power cut",
         images_max: int = 1 << 60,
+        until: Callable[[], bool] = lambda: False,
         from_error: bool = False,
         keep: list[tuple[Image, Instant]] | None = None,
     ) -> None:
         """Check what power cuts of the run may leave: at each instant the plain cases and `per_instant` more.
 
-        `begin` is what the disk held before the run. Ends early after about `images_max` images. Some images,
-        with their instants, are added to `keep`. `from_error`: only instants after a sync that failed.
+        `disk` is as it was before the run. Ends early after about `images_max` images, or when `until` says
+        so. `from_error`: only instants after a sync that failed. Some images are added to `keep`.
         """
         history = history or History(plan)
-        disk = Disk(model)
-        if begin is not None:
-            disk.load(begin)
-        kind = (plan.backend, plan.strategy, plan.policy, plan.plant)
-        if kind != self._kind:
+        kind = (plan.backend, plan.strategy, plan.policy, plan.plant, plan.options)
+        if kind != self._kind or len(self._seen) > SEEN_MAX:
             self._seen.clear()
             self._kind = kind
         stop = self._tally.generated + images_max
@@ -132,27 +137,42 @@ class Explorer:
                 continue
             self._tally.instants += 1
             for choice in choices(disk.pending(), random, per_instant):
-                self._try(plan, disk.image(choice), instant, model, history)
-                if keep is not None and random.random() < 0.02:
-                    keep.append((disk.image(choice), instant))
-            if self._tally.generated >= stop:
+                image = disk.image(choice)
+                self._try(plan, image, instant, f"{method}, {disk.model}", history)
+                if keep is not None and random.random() < KEEP_SHARE:
+                    keep.append((image, instant))
+            if self._tally.generated >= stop or until():
                 return
 
-    def _try(self, plan: Plan, image: Image, instant: Instant, model: Model, history: History) -> None:
-        self._tally.generated += 1
+    def found(self, plan: Plan, image: Image) -> Observation | tuple[Verdict, str]:
+        """What opening the image shows; looked at only once."""
         name = hash(image.key)
-        found = self._seen.get(name)
-        if found is None:
-            found = self._seen[name] = self._check(plan, image)
-            self._tally.unique[model] += 1
+        if name not in self._seen:
+            self._seen[name] = self._check(plan, image)
+        return self._seen[name]
+
+    def _try(self, plan: Plan, image: Image, instant: Instant, method: str, history: History) -> None:
+        self._tally.generated += 1
+        if hash(image.key) not in self._seen:
+            add(self._tally.unique, method)
+        found = self.found(plan, image)
         if isinstance(found, Observation):
             verdict, words = history.judge(found, instant.since, instant.until)
         else:
             verdict, words = found
-        self._tally.count(f"power cut {model}", verdict)
+        self._tally.count(method, verdict)
         if verdict is not Verdict.OK:
-            place = f"{plan.title}; {model} power cut at instant {instant.number}"
-            self._tally.fail(verdict, place, words, image=image)
+            place = f"{plan.title}; {method}, at instant {instant.number}"
+            self._tally.fail(verdict, place, words, kept=self._kept(image))
+
+    def _kept(self, image: Image) -> str | None:
+        if self._keep_in is None or len(self._tally.failures) >= FAILURES_MAX:
+            return None
+        place = self._keep_in / f"image-{abs(hash(image.key)):x}"
+        if not place.exists():
+            place.mkdir(parents=True)
+            image.write(place)
+        return str(place)
 
     def _check(self, plan: Plan, image: Image) -> Observation | tuple[Verdict, str]:
         arena = self._lab.scratch / "image"

@@ -2,45 +2,89 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from typing import Final
 
 import msgspec
 
-from raftstore.testing.crash.disk import Image
 from raftstore.testing.crash.oracle import Verdict
 
-FAILURES_MAX = 20
+FAILURES_MAX: Final = 20
 """How many failures are kept with their details."""
 
+Counts = dict[str, int]
 
-class Failure(msgspec.Struct):
+
+def add(counts: Counts, name: str, count: int = 1) -> None:
+    """One more of `name`, or `count` more."""
+    counts[name] = counts.get(name, 0) + count
+
+
+class Failure(msgspec.Struct, frozen=True):
     """One crash or fault after which a promise was broken."""
 
     verdict: Verdict
     where: str
     words: str
-    image: Image | None = None
+    kept: str | None = None
+    """Where the image is, for whoever looks into it."""
+
+
+class Planted(msgspec.Struct, frozen=True):
+    """A bug that was planted, and how it was caught, if it was."""
+
+    name: str
+    verdict: Verdict | None
+    words: str = ""
 
 
 class Tally(msgspec.Struct):
-    """Grows while tests run; several can be added."""
+    """Grows while tests run; several can be merged."""
 
-    generated: int = 0
     instants: int = 0
-    unique: Counter[str] = msgspec.field(default_factory=lambda: Counter[str]())
-    verdicts: dict[str, Counter[str]] = {}
-    """By method."""
-    faults: Counter[str] = msgspec.field(default_factory=lambda: Counter[str]())
+    """Times in recorded runs at which power was cut."""
+    generated: int = 0
+    """Images, as often as they came up."""
+    unique: Counts = {}
+    """Different images, each of which was opened, by method."""
+    verdicts: dict[str, Counts] = {}
+    """By method; of an image, as often as it came up."""
+    faults: Counts = {}
+    """Faults that happened, by kind."""
     kills: int = 0
+    planted: list[Planted] = []
     failures: list[Failure] = []
-    failed: int = 0
     notes: list[str] = []
+    """What was skipped, and why."""
 
     def count(self, method: str, verdict: Verdict) -> None:
-        self.verdicts.setdefault(method, Counter())[verdict.value] += 1
+        add(self.verdicts.setdefault(method, {}), verdict.value)
 
-    def fail(self, verdict: Verdict, where: str, words: str, *, image: Image | None = None) -> None:
+    def fail(self, verdict: Verdict, where: str, words: str, *, kept: str | None = None) -> None:
         """Note what was wrong, the first few in full."""
-        self.failed += 1
         if len(self.failures) < FAILURES_MAX:
-            self.failures.append(Failure(verdict, where, words, image))
+            self.failures.append(Failure(verdict, where, words, kept))
+
+    def merge(self, other: Tally) -> None:
+        """Add what another tally counted."""
+        self.instants += other.instants
+        self.generated += other.generated
+        self.kills += other.kills
+        for name, count in other.unique.items():
+            add(self.unique, name, count)
+        for name, count in other.faults.items():
+            add(self.faults, name, count)
+        for method, counts in other.verdicts.items():
+            for name, count in counts.items():
+                add(self.verdicts.setdefault(method, {}), name, count)
+        self.planted += other.planted
+        self.failures += other.failures
+        self.notes += [note for note in other.notes if note not in self.notes]
+
+    def total(self, verdict: Verdict) -> int:
+        """How often that verdict was given."""
+        return sum(counts.get(verdict.value, 0) for counts in self.verdicts.values())
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a promise was broken, or a planted bug not caught."""
+        return bool(self.failures) or any(planted.verdict is None for planted in self.planted)

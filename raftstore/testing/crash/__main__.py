@@ -1,0 +1,105 @@
+"""`python -m raftstore.testing.crash`: crashes and faults, on one backend after the other. Exit status 1 if a
+promise is broken or a planted bug is not caught."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+
+from raftstore.testing.crash.campaign import METHODS, Settings, run_lane
+from raftstore.testing.crash.record import CannotRecordError, build_shim
+from raftstore.testing.crash.report import Outcome, as_markdown, as_text, report
+from raftstore.testing.crash.tally import Tally
+
+
+def main() -> int:
+    """The command."""
+    arguments = _parser().parse_args()
+    if arguments.lane is not None:
+        return _be_lane(arguments.lane, arguments.shim)
+    seed = int(time.time()) if arguments.seed is None else arguments.seed
+    outcomes: list[Outcome] = []
+    with tempfile.TemporaryDirectory(prefix="raftstore-shim-") as directory:
+        shim, notes = _shim(Path(directory))
+        for backend in arguments.backend:
+            begin = time.monotonic()
+            settings = Settings(
+                backend=backend,
+                methods=tuple(arguments.method or METHODS),
+                seconds=arguments.seconds,
+                images=arguments.images,
+                seed=seed,
+                lanes=arguments.lanes,
+                keep_in=arguments.keep,
+                full_sweep=not arguments.quick,
+            )
+            tally = _run_lanes(settings, shim)
+            tally.notes += notes
+            outcomes.append(Outcome(backend, seed, time.monotonic() - begin, tally))
+    whole = report(outcomes)
+    print(msgspec.json.encode(whole).decode() if arguments.json else as_text(whole))
+    if arguments.report is not None:
+        Path(arguments.report).write_text(as_markdown(whole))
+    return int(whole.has_failed)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m raftstore.testing.crash", description=__doc__)
+    parser.add_argument("--backend", action="append", required=True, help="a registered backend; repeatable")
+    parser.add_argument("--method", action="append", choices=METHODS, help="repeatable; default: all")
+    parser.add_argument("--seconds", type=float, default=120.0, help="for each backend, after the plants")
+    parser.add_argument("--images", type=int, help="end after so many different images")
+    parser.add_argument("--seed", type=int, help="default: the time")
+    parser.add_argument("--lanes", type=int, default=os.cpu_count() or 1, help="processes beside each other")
+    parser.add_argument("--quick", action="store_true", help="do not fail every single call of a workload")
+    parser.add_argument("--keep", metavar="DIR", help="keep the images of failures there")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--report", metavar="FILE", help="write the numbers as a Markdown table, too")
+    parser.add_argument("--lane", help=argparse.SUPPRESS)
+    parser.add_argument("--shim", help=argparse.SUPPRESS)
+    return parser
+
+
+def _shim(directory: Path) -> tuple[Path | None, list[str]]:
+    try:
+        return build_shim(directory), []
+    except CannotRecordError as error:
+        return None, [f"power cuts, faults and kills at calls: {error}"]
+
+
+def _run_lanes(settings: Settings, shim: Path | None) -> Tally:
+    """All lanes beside each other, each in a process of its own."""
+    lanes = [_start(msgspec.structs.replace(settings, lane=lane), shim) for lane in range(settings.lanes)]
+    whole = Tally()
+    for lane in lanes:
+        output, _ = lane.communicate()
+        if lane.returncode:
+            raise SystemExit(f"a lane of the crash tests ended with {lane.returncode}")
+        whole.merge(msgspec.json.decode(output, type=Tally))
+    return whole
+
+
+def _start(settings: Settings, shim: Path | None) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "raftstore.testing.crash", "--backend", settings.backend]
+    command += ["--lane", msgspec.json.encode(settings).decode()]
+    if shim is not None:
+        command += ["--shim", str(shim)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE)
+
+
+def _be_lane(settings: str, shim: str | None) -> int:
+    decoded = msgspec.json.decode(settings, type=Settings)
+    tally = run_lane(decoded, None if shim is None else Path(shim))
+    sys.stdout.buffer.write(msgspec.json.encode(tally))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
