@@ -14,10 +14,12 @@ import pytest
 pytest.importorskip("rocksdict")
 
 from raftstore_rocksdb import RocksdbBackend
+from raftstore_rocksdb.upkeep import worth_compacting
 from rocksdb_tools import (
     KIB,
     append,
     failing_engine,
+    fill,
     opened,
 )
 
@@ -87,6 +89,7 @@ def test_appends_resume_when_somebody_else_makes_room(small_disk: Path) -> None:
         with pytest.raises(OSError, match="No space left"):
             backend.write(append(2, 2))
         backend.write(WriteBatch(3, hard_state=b"voted"))
+        assert not (small_disk / "ballast").exists()
         with pytest.raises(OSError, match="No space left"):
             backend.write(append(4, 2))
         other.unlink()
@@ -112,3 +115,20 @@ def test_an_append_that_rocksdb_refused_does_not_take_the_ballast_instead(tmp_pa
         backend.write(WriteBatch(3, meta=b"m"))
     with closing(opened(tmp_path)) as backend:
         assert (backend.recovery.last, backend.recovery.meta) == (LogId(1, 1), b"m")
+
+
+def test_a_compaction_that_rocksdb_did_not_even_try_is_tried_again_after_opening_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it has found no room, RocksDB skips what could need more than there is, and does not say so."""
+    with closing(opened(tmp_path, write_buffer_bytes=4 << 20)) as backend:
+        fill(backend, 300, size=20_000)
+        backend.write(WriteBatch(300, anchor=LogId(1, 295)))
+        engine = backend._open_engine()
+        engine.flush()
+        monkeypatch.setattr(engine, "compact", lambda start, stop: None)
+        dropped = worth_compacting(engine.files(), backend._shape)
+        assert dropped is not None
+        backend._compact_when_full(dropped)
+        assert worth_compacting(backend._open_engine().files(), backend._shape) is None
+        assert len(backend.read(296, 300, None)) == 4
