@@ -1,0 +1,88 @@
+"""A fault in the files of a store at rest is told, or does no harm: never silently less, other, or worse."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from raftstore.registry import backend_names
+from raftstore.testing.profile import thorough
+from raftstore.testing.rot.damage import KINDS, PAGE, choose
+from raftstore.testing.rot.judge import Outcome
+from raftstore.testing.rot.plants import PLANTS, plants_for
+from raftstore.testing.rot.run import Result, examine_rot
+
+BACKENDS = [pytest.param(name, marks=pytest.mark.backend(name)) for name in backend_names()]
+PLANTED = [
+    pytest.param(name, bug, marks=pytest.mark.backend(name))
+    for name in backend_names()
+    for bug in plants_for(name)
+]
+CASES = 3000 if thorough() else 200
+VERIFY_EVERY = {"segmented": 2, "lmdb": 10, "rocksdb": 4}
+"""Looking at every page of an LMDB file takes longer than all the rest."""
+
+
+def told(result: Result) -> str:
+    return "\n".join(
+        f"{f.outcome}: {f.rest} {f.store}/{f.number} {f.kind}, {f.words}" for f in result.failures
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.timeout(3000 if thorough() else 300)
+def test_one_fault_in_a_store_at_rest_never_loses_anything_silently(backend: str) -> None:
+    result = examine_rot(backend, cases=CASES, seed=7, verify_every=VERIFY_EVERY.get(backend, 1))
+    assert result.bad == 0, told(result)
+    assert result.cases == CASES
+    assert result.outcomes[Outcome.TOLD] > CASES / 10, "the faults hit nothing"
+    assert set(result.by_rest) == {"closed", "idle", "killed"}
+
+
+@pytest.mark.parametrize(("backend", "bug"), PLANTED)
+def test_a_planted_bug_is_found(backend: str, bug: str) -> None:
+    result = examine_rot(backend, cases=600, seed=1, plant=bug, verify_every=10**9, until_bad=True)
+    assert result.bad, f"{result.cases} faults, and {bug!r} got through"
+    assert result.failures[0].outcome in (Outcome.LOST, Outcome.WRONG)
+
+
+def test_there_is_a_bug_for_every_backend_of_ours() -> None:
+    assert {name for backends, _ in PLANTS.values() for name in backends} == {"segmented", "lmdb", "rocksdb"}
+
+
+def store(seed: int) -> dict[str, bytes]:
+    random = Random(seed)
+    return {f"file {n}": random.randbytes(size) for n, size in enumerate([100, PAGE, 3 * PAGE, 5000])}
+
+
+def test_every_kind_of_fault_is_made_and_changes_something() -> None:
+    now, before = store(1), {**store(2), "gone": b"once"}
+    seen: Counter[str] = Counter()
+    for number in range(500):
+        fault = choose(now, [before], Random(number))
+        assert any(now.get(name) != data for name, data in fault.changes.items())
+        assert len(fault.changes) <= 2
+        seen[fault.kind] += 1
+    assert set(seen) == set(KINDS)
+
+
+def test_the_same_case_is_the_same_fault() -> None:
+    assert choose(store(1), [], Random(5)) == choose(store(1), [], Random(5))
+
+
+def test_a_failed_case_can_be_kept(tmp_path: Path) -> None:
+    result = examine_rot(
+        "segmented",
+        cases=600,
+        seed=1,
+        plant="no checksums",
+        keep=tmp_path,
+        until_bad=True,
+        verify_every=10**9,
+    )
+    [kept] = tmp_path.iterdir()
+    assert kept.name.endswith(f"-{result.failures[0].number}")
+    assert (kept / "FORMAT").exists()
