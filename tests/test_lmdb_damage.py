@@ -362,6 +362,19 @@ def test_examining_finds_an_entry_of_another_term_and_one_beyond_the_end(path: P
     assert any("above the last one, 60" in message for message in messages)
 
 
+def test_examining_tells_of_a_lost_root_of_the_entries_and_does_not_fail(path: Path) -> None:
+    """No search in them comes to an end then, that for entries above the last one included."""
+    original = data(path).read_bytes()
+    main = newer_slot(path) * PAGE + 16 + 24 + 48
+    (main_root,) = struct.unpack_from("=Q", original, main + 40)
+    record = original.index(b"entries", main_root * PAGE, (main_root + 1) * PAGE) + len(b"entries")
+    (root,) = struct.unpack_from("=Q", original, record + 40)
+    overwrite(data(path), root * PAGE, bytes(PAGE))
+    found = LmdbBackend.examine(path, deep=True)
+    assert {damage.first_index for damage in found.damage} >= set(range(11, 61))
+    assert "wrong type" in found.damage[-1].message
+
+
 def test_examining_survives_what_kills_a_process_that_reads(path: Path) -> None:
     """The length that LMDB keeps of a large value leads it past the end of the file."""
     node = struct.pack("=HHHH", 5000 + ENTRY_OVERHEAD, 0, 1, 8) + encode_key(14)

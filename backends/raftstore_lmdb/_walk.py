@@ -128,9 +128,14 @@ class _Walker:
     def beyond(self) -> Iterator[Line]:
         """No key may lie above the last entry: it would come back."""
         last = self._state.bounds.last.index
-        with self._environment.begin() as txn, txn.cursor(self._tables.entries) as cursor:
-            if cursor.set_range(encode_key(last + 1)):
-                yield Line(damage=Damage(f"there are entries above the last one, {last}", self._file.name))
+        try:
+            with translated(self._file), self._environment.begin() as txn:
+                found = txn.cursor(self._tables.entries).set_range(encode_key(last + 1))
+        except CorruptionError as error:
+            yield Line(damage=as_damage(error))
+            return
+        if found:
+            yield Line(damage=Damage(f"there are entries above the last one, {last}", self._file.name))
 
     def _read(self, start: int, stop: int) -> Sequence[Entry]:
         with translated(self._file), self._environment.begin(buffers=True) as txn:

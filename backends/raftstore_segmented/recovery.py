@@ -182,9 +182,15 @@ class _Search:
             found = self._from_first_frame(segment, window)
         if found is not None:
             self._scan(found, window)
+            self._check_reaches_index(segment)
         else:
             self._bytes_read += window.bytes_read
         return found
+
+    def _check_reaches_index(self, segment: Segment) -> None:
+        """The pointer was written when every frame before the index was durable."""
+        if segment.pointer is not None and segment.end < segment.pointer.offset:
+            raise self._damage("frames before the segment's index are damaged", segment, segment.end)
 
     def _from_index(self, segment: Segment, window: Window) -> Found | None:
         """Begin at the index that the pointer points at, if it carries the state."""

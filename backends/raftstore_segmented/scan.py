@@ -40,7 +40,7 @@ class Window:
         if position >= 0 and position + length <= len(self._data):
             return self._data[position : position + length]
         self.bytes_read += length
-        return read_all(self._files, self._fd, min(length, self.size - offset), offset)
+        return read_all(self._files, self._fd, max(min(length, self.size - offset), 0), offset)
 
     def _fill(self, offset: int, length: int) -> None:
         known = self._data[offset - self._at :] if 0 <= offset - self._at < len(self._data) else b""

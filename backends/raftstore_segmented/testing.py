@@ -7,6 +7,7 @@ changed or removed and not synced is there or not. Calls can be made to fail by 
 from __future__ import annotations
 
 import errno
+import os
 import threading
 from collections.abc import Callable
 from random import Random
@@ -186,6 +187,8 @@ class SimulatedDisk:
         with self._lock:
             if self._off:
                 raise PowerCutError("pread")
+            if length < 0 or offset < 0:
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
             return bytes(self._open[fd].data[offset : offset + length])
 
     def pwrite(self, fd: int, data: bytes | bytearray | memoryview, offset: int, /) -> int:
