@@ -68,7 +68,7 @@ class Lane:
         methods, bench = self._settings.methods, self._bench
         if "plants" in methods:
             for plant in self._mine(plants_for(self._settings.backend)):
-                self._catch(plant)
+                self.catch(plant)
         bench.deadline = time.monotonic() + self._settings.seconds
         if "fault" in methods and self._has_shim and self._settings.full_sweep:
             self._sweep_all()
@@ -157,7 +157,7 @@ class Lane:
 
     # --- plants ------------------------------------------------------------------------------------------
 
-    def _catch(self, plant: Plant) -> None:
+    def catch(self, plant: Plant) -> None:
         """Run the plant's method until it finds something wrong, on a tally of its own."""
         if not self._has_shim and plant.method != "kill":
             return

@@ -449,4 +449,4 @@ def _put(content: bytearray, offset: int, data: bytes) -> None:
 def _hash(sector: int, content: bytearray) -> int:
     """0 for a sector of zeros."""
     data = bytes(content[sector * SECTOR : (sector + 1) * SECTOR]).rstrip(b"\0")
-    return hash((sector, data)) if data else 0
+    return hash(sector.to_bytes(8) + data) if data else 0

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from enum import StrEnum
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -297,9 +299,32 @@ def _check_killed(config: StoreConfig, wanted: LogState) -> str | None:
     """What would be found if the process that has the store open were killed now."""
     copy = config.path.with_name(f"{config.path.name}.killed")
     try:
-        shutil.copytree(config.path, copy)
+        if not _copied(config.path, copy):
+            return None
         with open_log(msgspec.structs.replace(config, path=copy)) as log:
             found = visible_state(log, META_KEYS)
             return None if found == wanted else f"appended and killed: {_summary(found, log.commit_index)}"
     finally:
         shutil.rmtree(copy, ignore_errors=True)
+
+
+def _copied(store: Path, copy: Path) -> bool:
+    """Copy a store as it is at one instant; False if its upkeep goes on too long for that."""
+    for _ in range(20):
+        before = _snapshot(store)
+        with suppress(OSError):
+            shutil.copytree(store, copy)
+            if before is not None and _snapshot(store) == before:
+                return True
+        shutil.rmtree(copy, ignore_errors=True)
+        time.sleep(0.002)
+    return False
+
+
+def _snapshot(store: Path) -> list[tuple[str, int, int]] | None:
+    """The files, their lengths and times of change; None if they change right now."""
+    try:
+        known = [(str(file), file.stat()) for file in sorted(store.rglob("*"))]
+    except OSError:
+        return None
+    return [(name, status.st_size, status.st_mtime_ns) for name, status in known]

@@ -1,0 +1,153 @@
+"""Each method of the crash tests on each backend, briefly: nothing is wrong, and planted bugs are caught.
+
+The whole of it is `python -m raftstore.testing.crash`.
+"""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+
+import msgspec
+import pytest
+
+from raftstore.testing.crash.bench import Bench
+from raftstore.testing.crash.campaign import Lane, Settings
+from raftstore.testing.crash.disk import Disk, Image
+from raftstore.testing.crash.events import Kind
+from raftstore.testing.crash.faults import KINDS, fail_at, sweep
+from raftstore.testing.crash.kill import kill_at_calls, kill_at_random
+from raftstore.testing.crash.lab import Fault
+from raftstore.testing.crash.oracle import Verdict
+from raftstore.testing.crash.plan import Plan
+from raftstore.testing.crash.plants import plants_for
+from raftstore.testing.crash.powercut import Explorer, Instant
+from raftstore.testing.crash.record import CannotRecordError, Op, build_shim
+from raftstore.testing.crash.recovery import cut_again
+
+BACKENDS = [pytest.param(name, marks=pytest.mark.backend(name)) for name in ("segmented", "lmdb", "rocksdb")]
+every_backend = pytest.mark.parametrize("backend", BACKENDS)
+segmented = pytest.mark.backend("segmented")
+
+
+def assert_nothing_wrong(bench: Bench) -> None:
+    tally = bench.tally
+    assert not tally.failures, "\n".join(f"{f.verdict}: {f.where}: {f.words}" for f in tally.failures)
+    assert tally.total(Verdict.OK) > 0
+
+
+@every_backend
+@pytest.mark.parametrize("strategy", ["DiskFirst", "MemFirst"])
+@pytest.mark.parametrize("threads", [1, 4])
+def test_a_workload_without_any_fault_ends_as_the_model_does(
+    plain_bench: Bench, backend: str, strategy: str, threads: int
+) -> None:
+    plan = msgspec.convert(
+        {"backend": backend, "seed": 2, "strategy": strategy, "threads": threads, "policy": "Batch"}, Plan
+    )
+    run = plain_bench.lab.run(plan, plain_bench.lab.arena())
+    _, history = plain_bench.judge(plan, run, "no fault", "", killed=False)
+    assert_nothing_wrong(plain_bench)
+    assert history.promise.durable == plan.steps
+
+
+@every_backend
+def test_a_process_that_is_killed_loses_nothing(plain_bench: Bench, backend: str) -> None:
+    for seed in range(3):
+        strategy = ("DiskFirst", "MemFirst")[seed % 2]
+        plan = msgspec.convert({"backend": backend, "seed": seed, "strategy": strategy}, Plan)
+        kill_at_random(plain_bench, plan, Random(seed))
+    assert_nothing_wrong(plain_bench)
+
+
+@every_backend
+def test_a_process_that_is_killed_at_a_call_loses_nothing(bench: Bench, backend: str) -> None:
+    plan = Plan(backend=backend, seed=4, steps=20)
+    kill_at_calls(bench, plan, "kill", step=17)
+    kill_at_calls(bench, plan, "kill half", step=17)
+    assert_nothing_wrong(bench)
+    assert bench.tally.kills > 5
+
+
+@every_backend
+@pytest.mark.parametrize("model", ["posix", "ext4"])
+def test_a_power_cut_loses_nothing(bench: Bench, backend: str, model: str) -> None:
+    plan = Plan(backend=backend, seed=7, steps=12)
+    run, records = bench.record(plan)
+    assert run.status == 0
+    disk = Disk("posix" if model == "posix" else "ext4")
+    explorer = Explorer(bench.lab, bench.checker, bench.tally)
+    explorer.explore(plan, records, disk, Random(1), per_instant=0, images_max=500)
+    assert_nothing_wrong(bench)
+    assert sum(bench.tally.unique.values()) > 20
+
+
+@every_backend
+def test_a_power_cut_while_recovering_loses_nothing(bench: Bench, backend: str) -> None:
+    plan = Plan(backend=backend, seed=8, steps=8)
+    _, records = bench.record(plan)
+    explorer = Explorer(bench.lab, bench.checker, bench.tally)
+    kept: list[tuple[Image, Instant]] = []
+    explorer.explore(plan, records, Disk("posix"), Random(1), per_instant=0, images_max=1, keep=kept)
+    for image, instant in kept[:1]:
+        cut_again(bench, explorer, plan, image, instant, "posix", Random(2))
+    assert_nothing_wrong(bench)
+
+
+@every_backend
+@pytest.mark.parametrize("name", ["write EIO", "write short", "sync EIO", "any ENOSPC"])
+def test_a_call_that_fails_loses_nothing(bench: Bench, backend: str, name: str) -> None:
+    plan = Plan(backend=backend, seed=9, steps=12, mix="plain")
+    sweep(bench, plan, name, sticky=False, step=23, first=11)
+    assert_nothing_wrong(bench)
+
+
+@segmented
+@pytest.mark.parametrize(
+    "name", ["no fsync", "no directory fsync", "vote not synced", "purged before its anchor is durable"]
+)
+def test_a_planted_bug_is_caught(bench: Bench, name: str) -> None:
+    settings = Settings(backend="segmented", seconds=0, seed=1)
+    lane = Lane(settings, bench)
+    lane.catch(next(plant for plant in plants_for("segmented") if plant.name == name))
+    assert [planted.verdict for planted in bench.tally.planted] != [None]
+    assert not bench.tally.failures
+
+
+@segmented
+def test_a_process_that_hangs_is_told_from_one_that_dies(bench: Bench) -> None:
+    plan = Plan(backend="segmented", seed=1, steps=400)
+    run = bench.lab.run(plan, bench.lab.arena(), timeout_s=0.05)
+    assert bench.judge(plan, run, "hang", "", killed=False)[0] is Verdict.HANG
+
+
+@segmented
+def test_a_fault_happens_at_the_call_that_was_chosen(bench: Bench) -> None:
+    plan = Plan(backend="segmented", seed=1, steps=5, mix="plain")
+    assert fail_at(bench, plan, "write EIO", 3, sticky=False)
+    assert not fail_at(bench, plan, "write EIO", 10_000, sticky=False)
+    fault = Fault(KINDS["write EIO"].kinds, 3, "fail", errno.EIO)
+    run, records = bench.record(plan, fault)
+    assert Kind.FIRED in {event.kind for event in run.events}
+    writes = [record for record in records if record.op is Op.WRITE]
+    assert len(writes) >= 2
+
+
+def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CannotRecordError, match="no C compiler"):
+        build_shim(tmp_path)
+
+
+@segmented
+def test_the_command_prints_numbers_and_writes_a_table(tmp_path: Path) -> None:
+    file = tmp_path / "report.md"
+    command = [sys.executable, "-m", "raftstore.testing.crash", "--backend", "segmented", "--method", "kill"]
+    command += ["--seconds", "0.2", "--lanes", "1", "--seed", "3", "--quick", "--report", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "segmented: seed 3" in done.stdout
+    assert "| LOST | 0 |" in file.read_text()

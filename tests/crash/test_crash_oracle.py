@@ -1,0 +1,135 @@
+"""The workload and the judge of the crash tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from raftstore.testing.crash.events import Event, Kind
+from raftstore.testing.crash.oracle import History, Observation, Promise, Verdict
+from raftstore.testing.crash.plan import Plan
+from raftstore.testing.crash.workload import NO_CALL, Workload
+
+PLAN = Plan(backend="segmented", seed=5, steps=40)
+
+
+def changed_steps(workload: Workload, *calls: str) -> list[int]:
+    steps = enumerate(workload.steps)
+    return [n for n, step in steps if step.changed and (step.call in calls or not calls)]
+
+
+def seen_after(plan: Plan, number: int, **parts: Any) -> Observation:
+    step = plan.workload().steps[number]
+    found: dict[str, Any] = {"digest": step.digest, "commit": step.commit, "summary": "x"}
+    return Observation(**(found | parts))
+
+
+def fed(plan: Plan, *events: Event) -> History:
+    history = History(plan)
+    for event in (Event(Kind.OPENED, 0), *events):
+        history.feed(event)
+    return history
+
+
+def verdict(history: History, found: Observation, since: Promise | None = None) -> Verdict:
+    return history.judge(found, since or history.promise, history.promise)[0]
+
+
+def step_events(number: int, *, returned: bool = True) -> list[Event]:
+    events = [Event(Kind.STARTED, n + 1) for n in range(number)]
+    return [*events, *([Event(Kind.RETURNED, number)] if returned else [])]
+
+
+def test_equal_plans_give_equal_workloads_and_other_seeds_others() -> None:
+    assert PLAN.workload() == PLAN.workload()
+    assert PLAN.workload() != msgspec.structs.replace(PLAN, seed=6).workload()
+
+
+def test_every_writing_call_of_the_log_is_in_some_workload() -> None:
+    made = {s.call for seed in range(30) for s in Plan(backend="x", seed=seed, steps=120).workload().steps}
+    expected = {
+        "append",
+        "propose",
+        "submit",
+        "submit_propose",
+        "splice",
+        "submit_splice",
+        "truncate",
+        "purge",
+    }
+    expected |= {"install_snapshot", "reset", "save_hard_state", "save", "put_meta", "commit_to", "flush"}
+    assert expected | NO_CALL <= made
+
+
+def test_a_durable_step_that_is_missing_is_lost() -> None:
+    steps = PLAN.workload()
+    number = next(n for n in changed_steps(steps, "append") if n > 1)
+    history = fed(PLAN, *step_events(number))
+    assert verdict(history, seen_after(PLAN, number)) is Verdict.OK
+    assert verdict(history, seen_after(PLAN, number - 1)) is Verdict.LOST
+    assert verdict(history, seen_after(PLAN, 0)) is Verdict.LOST
+
+
+def test_a_step_that_started_and_did_not_return_may_be_there_or_not() -> None:
+    number = next(n for n in changed_steps(PLAN.workload(), "append") if n > 1)
+    history = fed(PLAN, *step_events(number, returned=False))
+    assert verdict(history, seen_after(PLAN, number)) is Verdict.OK
+    assert verdict(history, seen_after(PLAN, number - 1)) is Verdict.OK
+
+
+def test_a_state_that_never_was_and_one_of_the_future_are_mixed() -> None:
+    later = changed_steps(PLAN.workload())[-1]
+    history = fed(PLAN, *step_events(3))
+    assert verdict(history, seen_after(PLAN, later)) is Verdict.MIXED
+    assert verdict(history, seen_after(PLAN, 3, digest=b"never")) is Verdict.MIXED
+
+
+def test_an_append_of_mem_first_may_be_missing_but_not_denied() -> None:
+    plan = msgspec.structs.replace(PLAN, strategy="MemFirst")
+    number = next(n for n in changed_steps(plan.workload(), "append") if n > 1)
+    history = fed(plan, *step_events(number))
+    assert verdict(history, seen_after(plan, number - 1, missing="unknown")) is Verdict.OK
+    assert verdict(history, seen_after(plan, number - 1, missing="no")) is Verdict.LOST
+    assert verdict(history, seen_after(plan, number, missing="no")) is Verdict.OK
+
+
+def test_what_the_durable_index_covered_is_durable() -> None:
+    plan = msgspec.structs.replace(PLAN, strategy="MemFirst")
+    workload = plan.workload()
+    number = next(n for n in changed_steps(workload, "append") if n > 1)
+    last = workload.steps[number].state.last.index
+    history = fed(plan, *step_events(number), Event(Kind.WATERMARK, number, last))
+    assert verdict(history, seen_after(plan, number - 1)) is Verdict.LOST
+
+
+def test_an_opening_that_raises_is_refused() -> None:
+    assert verdict(fed(PLAN), Observation(refused="CorruptionError")) is Verdict.REFUSED
+
+
+def test_what_goes_wrong_after_opening_is_mixed() -> None:
+    assert verdict(fed(PLAN), seen_after(PLAN, 0, trouble="appended and gone")) is Verdict.MIXED
+
+
+def test_a_commit_index_that_was_never_accepted_is_mixed() -> None:
+    number = next(n for n in changed_steps(PLAN.workload(), "append") if n > 1)
+    history = fed(PLAN, *step_events(number))
+    assert verdict(history, seen_after(PLAN, number, commit=10**6)) is Verdict.MIXED
+
+
+def test_a_step_that_was_refused_must_not_appear() -> None:
+    number = next(n for n in changed_steps(PLAN.workload(), "append") if n > 1)
+    history = fed(PLAN, *step_events(number, returned=False), Event(Kind.REFUSED, number))
+    assert verdict(history, seen_after(PLAN, number - 1)) is Verdict.OK
+    assert verdict(history, seen_after(PLAN, number)) is Verdict.MIXED
+
+
+@pytest.mark.parametrize("since_started", [0, 1])
+def test_what_had_not_started_when_the_disk_last_changed_must_not_be_there(since_started: int) -> None:
+    """Two instants with the same disk: what started at the earlier one, and what is durable at the later."""
+    number = changed_steps(PLAN.workload())[0]
+    history = fed(PLAN, Event(Kind.STARTED, number))
+    since = Promise(opened=True, started=since_started * number)
+    expected = Verdict.OK if since_started else Verdict.MIXED
+    assert verdict(history, seen_after(PLAN, number), since) is expected
