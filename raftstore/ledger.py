@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 from raftstore.batch import WriteBatch, merge
 from raftstore.entry import HardState
-from raftstore.errors import GapError, RaftStoreError, StoreFullError, TruncatedError
+from raftstore.errors import GapError, RaftStoreError, StoreFailedError, StoreFullError, TruncatedError
 from raftstore.fulldisk import rechain, sort_out
 from raftstore.hardstate import encode_hard_state
 from raftstore.operations import Operation, raised_commit
@@ -132,6 +132,12 @@ class Ledger:
     @property
     def has_stale_commit(self) -> bool:
         return self.accepted.commit != self.persisted_commit
+
+    @property
+    def has_lost_acknowledged(self) -> bool:
+        """The disk failed, and appends that readers have seen will never be durable."""
+        shown = (write for write in self.undurable() if write.number <= self.view.number)
+        return isinstance(self.end, StoreFailedError) and any(write.entries for write in shown)
 
     def raise_commit(self, index: int) -> None:
         self.check_writable()

@@ -381,7 +381,8 @@ class RaftLog:
     def close(self) -> None:
         """Flush, commit index included, and release the store. Twice is fine.
 
-        Raises `StoreFullError`, and stays open, if acknowledged appends find no room on the disk.
+        Raises `StoreFullError`, and stays open, if appends that `MemFirst` acknowledged find no room on the
+        disk; `StoreFailedError`, and is closed, if the disk failed before they were written.
         """
         self._session.close()
 

@@ -6,6 +6,7 @@ Ours and a third party's are found in the same way: a distribution that declares
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import cast
 
@@ -25,13 +26,20 @@ def backend_class(name: str) -> type[DiskBackend]:
 
     Raises `ConfigError` if no backend has that name, `BackendMissingError` if a library it needs is absent.
     """
-    point = next(iter(entry_points(group=GROUP, name=name)), None)
-    if point is None:
-        raise ConfigError(f"no backend {name!r}; registered are {', '.join(backend_names())}", key="backend")
+    point = _entry_point(name)
     try:
         return cast("type[DiskBackend]", point.load())
     except ImportError as error:
         raise BackendMissingError(f"backend {name!r} needs {_remedy(point, error)}") from error
+
+
+@cache
+def _entry_point(name: str) -> EntryPoint:
+    """Looking through all installed distributions takes milliseconds, so what was found is kept."""
+    point = next(iter(entry_points(group=GROUP, name=name)), None)
+    if point is None:
+        raise ConfigError(f"no backend {name!r}; registered are {', '.join(backend_names())}", key="backend")
+    return point
 
 
 def _remedy(point: EntryPoint, error: ImportError) -> str:

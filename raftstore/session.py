@@ -106,7 +106,8 @@ class Session:
     def close(self) -> None:
         """Flush, end the threads, release the store. Twice is fine.
 
-        Raises `StoreFullError`, and stays open, if acknowledged appends find no room on the disk.
+        Raises `StoreFullError`, and stays open, if acknowledged appends find no room on the disk;
+        `StoreFailedError`, and is closed, if the disk failed before acknowledged appends were written.
         """
         with self._closing:
             if self.gone is not None:
@@ -114,6 +115,8 @@ class Session:
             closed = StoreClosedError("the log is closed; open it again")
             self.pipeline.close(closed)
             self._release(closed)
+            if self.pipeline.ledger.has_lost_acknowledged:
+                self.pipeline.ledger.check_writable()
 
     def _close_abandoned(self) -> None:
         """In the flusher's thread, when the handle is garbage. Nobody can be told what goes wrong."""

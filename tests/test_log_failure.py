@@ -9,7 +9,7 @@ from errno import EIO
 import pytest
 
 from raftstore.entry import NO_ENTRY, Entry, HardState, LogId
-from raftstore.errors import CorruptionError, StoreFailedError
+from raftstore.errors import CorruptionError, StoreClosedError, StoreFailedError
 from raftstore.flusher import Flusher
 from raftstore.policy import Batch, Pending
 from raftstore.strategy import DiskFirst, MemFirst, Strategy
@@ -272,3 +272,14 @@ def test_a_policy_that_raises_delays_nothing(disk: MemoryDisk, strategy: Strateg
         log.append(span(1, 4))
         log.submit(span(4, 6)).wait(PATIENCE_S)
         assert log.durable_index == 5
+
+
+def test_closing_says_that_what_memory_acknowledged_was_not_written(disk: MemoryDisk) -> None:
+    log = open_log(disk, MemFirst(), NEVER)
+    log.append(span(1, 4))
+    disk.fail_next(OSError(EIO, "bad sector"))
+    with pytest.raises(StoreFailedError):
+        log.close()
+    log.close()
+    with pytest.raises(StoreClosedError):
+        log.flush()
