@@ -17,7 +17,7 @@ import pytest
 from raftstore.testing.crash.bench import Bench
 from raftstore.testing.crash.campaign import Lane, Settings
 from raftstore.testing.crash.disk import Disk, Image
-from raftstore.testing.crash.events import Kind
+from raftstore.testing.crash.events import Kind, decode
 from raftstore.testing.crash.faults import KINDS, fail_at, sweep
 from raftstore.testing.crash.kill import kill_at_calls, kill_at_random
 from raftstore.testing.crash.lab import Fault
@@ -25,7 +25,7 @@ from raftstore.testing.crash.oracle import Verdict
 from raftstore.testing.crash.plan import Plan
 from raftstore.testing.crash.plants import plants_for
 from raftstore.testing.crash.powercut import Explorer, Instant
-from raftstore.testing.crash.record import CannotRecordError, Op, build_shim
+from raftstore.testing.crash.record import CannotRecordError, Op, Record, build_shim
 from raftstore.testing.crash.recovery import cut_again
 
 BACKENDS = [pytest.param(name, marks=pytest.mark.backend(name)) for name in ("segmented", "lmdb", "rocksdb")]
@@ -151,3 +151,36 @@ def test_the_command_prints_numbers_and_writes_a_table(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "segmented: seed 3" in done.stdout
     assert "| LOST | 0 |" in file.read_text()
+
+
+def assert_recorded(records: list[Record], arena: Path) -> None:
+    """What was recorded, all of it kept, is what is on the disk, but for what was written through `mmap`."""
+    disk = Disk("posix")
+    for record in records:
+        disk.apply(record)
+    kept = {path: content.ljust(size, b"\0") for path, content, size in disk.image(lambda change: True).files}
+    files = {str(f.relative_to(arena)): f.read_bytes() for f in arena.rglob("*") if f.is_file()}
+    for name in [name for name in (*kept, *files) if name.endswith("lock.mdb")]:
+        kept.pop(name, None)
+        files.pop(name, None)
+    assert sorted(kept) == sorted(files)
+    assert kept == files
+
+
+@every_backend
+@pytest.mark.parametrize("threads", [1, 4])
+def test_what_the_shim_recorded_is_what_is_on_the_disk(bench: Bench, backend: str, threads: int) -> None:
+    run, records = bench.record(Plan(backend=backend, seed=12, steps=40, threads=threads))
+    assert run.status == 0
+    assert_recorded(records, bench.lab.scratch / "arena")
+
+
+@every_backend
+def test_what_strace_recorded_is_what_is_on_the_disk(plain_bench: Bench, backend: str) -> None:
+    if not plain_bench.can_record:
+        pytest.skip("there is no strace")
+    run, records = plain_bench.record(Plan(backend=backend, seed=12, steps=15))
+    assert run.status == 0
+    assert_recorded(records, plain_bench.lab.scratch / "arena")
+    events = [event for record in records if record.op is Op.EVENT for event in decode(record.data)]
+    assert events == run.events

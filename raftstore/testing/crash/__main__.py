@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from raftstore.testing.crash import straced
 from raftstore.testing.crash.campaign import METHODS, Settings, run_lane
 from raftstore.testing.crash.record import CannotRecordError, build_shim
 from raftstore.testing.crash.report import Outcome, as_markdown, as_text, report
@@ -43,8 +44,12 @@ def main() -> int:
             tally = _run_lanes(settings, shim)
             tally.notes += notes
             outcomes.append(Outcome(backend, seed, time.monotonic() - begin, tally))
+            print(
+                as_text(report(outcomes[-1:])), file=sys.stderr if arguments.json else sys.stdout, flush=True
+            )
     whole = report(outcomes)
-    print(msgspec.json.encode(whole).decode() if arguments.json else as_text(whole))
+    if arguments.json:
+        print(msgspec.json.encode(whole).decode())
     if arguments.report is not None:
         Path(arguments.report).write_text(as_markdown(whole))
     return int(whole.has_failed)
@@ -71,7 +76,15 @@ def _shim(directory: Path) -> tuple[Path | None, list[str]]:
     try:
         return build_shim(directory), []
     except CannotRecordError as error:
-        return None, [f"power cuts, faults and kills at calls: {error}"]
+        return None, [f"faults, kills at calls and second power cuts: {error}", *_strace_notes()]
+
+
+def _strace_notes() -> list[str]:
+    try:
+        straced.find_strace()
+    except CannotRecordError as error:
+        return [f"power cuts: {error}"]
+    return []
 
 
 def _run_lanes(settings: Settings, shim: Path | None) -> Tally:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from raftstore.testing.crash import straced
 from raftstore.testing.crash.check import Checker
 from raftstore.testing.crash.events import Kind
 from raftstore.testing.crash.lab import STORE, Fault, Lab, Run
@@ -45,10 +47,18 @@ class Bench:
     def is_over(self) -> bool:
         return time.monotonic() >= self.deadline
 
+    @property
+    def can_record(self) -> bool:
+        """Whether there is anything to record with."""
+        return self.shim is not None or shutil.which("strace") is not None
+
     def record(self, plan: Plan, fault: Fault | None = None) -> tuple[Run, list[Record]]:
-        """Drive `plan` on a new store; what happened on its disk."""
-        trace = self.lab.scratch / "trace"
-        run = self.lab.run(plan, self.lab.arena(), trace=trace, fault=fault)
+        """Drive `plan` on a new store; what happened on its disk. Without the shim no `fault` happens."""
+        trace, arena = self.lab.scratch / "trace", self.lab.arena()
+        if self.shim is None:
+            run = self.lab.run_under(straced.command(trace), plan, arena)
+            return run, list(straced.read_strace(trace, arena, self.lab.events_file))
+        run = self.lab.run(plan, arena, trace=trace, fault=fault)
         return run, list(read_trace(trace)) if trace.exists() else []
 
     def judge(

@@ -6,6 +6,7 @@ Lanes are processes beside each other; lane k of n takes every nth piece of work
 from __future__ import annotations
 
 import itertools
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -104,7 +105,7 @@ class Lane:
         """Pieces of work of a few seconds each."""
         random = Random(f"{self._settings.seed}/{number}")
         methods = self._settings.methods
-        if "power cut" in methods and self._has_shim:
+        if "power cut" in methods and self._bench.can_record:
             yield partial(self._cut, self._plan(number), "posix", random)
             yield partial(self._cut, self._plan(number), "ext4", random)
         if "kill" in methods:
@@ -131,7 +132,7 @@ class Lane:
             keep=kept,
         )
         for image, instant in random.sample(kept, min(SECOND_CUTS, len(kept))):
-            if not bench.is_over:
+            if not bench.is_over and self._has_shim:
                 cut_again(bench, self._explorer, plan, image, instant, model, random)
 
     def _kill(self, number: int, random: Random) -> None:
@@ -159,7 +160,9 @@ class Lane:
 
     def catch(self, plant: Plant) -> None:
         """Run the plant's method until it finds something wrong, on a tally of its own."""
-        if not self._has_shim and plant.method != "kill":
+        if not self._has_shim and not (
+            plant.method == "kill" or (self._bench.can_record and plant.method == "power cut")
+        ):
             return
         self._bench.checker.renew()
         tally, self._bench.tally = self._bench.tally, Tally()
@@ -174,7 +177,11 @@ class Lane:
             self._bench.tally = tally
             self._bench.checker.renew()
         verdict = failures[0].verdict if failures else None
+        print(f"{self._settings.backend}: planted: {plant.name}: {verdict or 'NOT CAUGHT'}", file=sys.stderr)
         tally.planted.append(Planted(plant.name, verdict, failures[0].words[:300] if failures else ""))
+
+    def _can_use(self, method: str) -> bool:
+        return self._has_shim or method == "kill" or (method == "power cut" and self._bench.can_record)
 
     def _try_plant(self, plant: Plant, number: int, explorer: Explorer) -> None:
         plan, random = self._plan(number, plant=plant), Random(number)

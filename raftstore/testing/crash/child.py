@@ -27,7 +27,9 @@ _NO_FAULT: Final = Fault(0, 0, "fail")
 
 
 def main() -> None:
-    """Serve until the other end closes."""
+    """Do the one job that the argument gives, or serve until the other end closes."""
+    for argument in sys.argv[1:]:
+        _live(msgspec.json.decode(argument, type=Job))
     for line in sys.stdin.buffer:
         job = msgspec.json.decode(line, type=Job)
         with suppress(RaftStoreError):

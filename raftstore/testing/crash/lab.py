@@ -137,6 +137,23 @@ class Lab:
             words.read_text(errors="replace") if words.exists() else "",
         )
 
+    def run_under(self, tracer: list[str], plan: Plan, arena: Path) -> Run:
+        """As `run`, in a fresh process that is started by the command `tracer`."""
+        events = self.scratch / "events"
+        for old in (events, explanation_of(events)):
+            old.unlink(missing_ok=True)
+        job = msgspec.json.encode(Job(plan=plan, arena=str(arena), events=str(events))).decode()
+        command = [*tracer, sys.executable, "-m", "raftstore.testing.crash.child", job]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(part for part in sys.path if part)}
+        done = subprocess.run(command, env=environment, check=False, timeout=600)
+        words = explanation_of(events)
+        return Run(done.returncode, list(decode(events.read_bytes())), words.read_text(errors="replace"))
+
+    @property
+    def events_file(self) -> Path:
+        """Where a driven process writes its events."""
+        return self.scratch / "events"
+
     def _ask(self, job: Job) -> Ending:
         stdin, stdout = self._helper.stdin, self._helper.stdout
         assert stdin is not None
