@@ -354,6 +354,14 @@ def test_entries_that_are_compacted_committed_or_leave_a_gap_are_refused(
     assert (storage.first_index(), storage.last_index()) == (5, 10)
 
 
+def test_a_term_without_a_vote_leaves_the_vote_open(rraft: Any, open_storage: Open) -> None:
+    storage = open_storage()
+    storage.set_hard_state(hard_state(rraft, 2))
+    assert storage.log.hard_state.voted_for is None
+    storage.set_hard_state(hard_state(rraft, 2, 7))
+    assert vote(storage) == 7
+
+
 def test_a_second_vote_in_a_term_is_refused(rraft: Any, open_storage: Open) -> None:
     storage = filled(rraft, open_storage())
     refused(rraft, "OtherError", storage.set_hard_state, hard_state(rraft, 2, 1))
