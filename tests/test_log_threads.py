@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import itertools
 import random
@@ -29,7 +28,6 @@ from raftstore.errors import (
     TruncatedError,
     VoteError,
 )
-from raftstore.ledger import Ledger
 from raftstore.log import RaftLog
 from raftstore.policy import Batch, FlushPolicy, Immediate
 from raftstore.strategy import DiskFirst, MemFirst, Strategy
@@ -487,62 +485,6 @@ def test_an_interrupted_write_is_repeated_before_the_interrupt_goes_on(
         assert log.entries(1) == span(1, 3)
         log.append([entry(3)])
     assert [e.index for batch in disk.writes for e in batch.entries] == [1, 2, 3]
-
-
-@both
-@pytest.mark.parametrize("where", ["_complete", "_move_watermark", "finish", "settle", "take"])
-def test_an_interrupt_while_a_flush_is_published_does_not_lose_half_of_it(
-    disk: MemoryDisk, strategy: Strategy, where: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The step `where` of the books is interrupted as it ends: the rest is made up for at once."""
-    planned = [KeyboardInterrupt()]
-    original = getattr(Ledger, where)
-
-    def interrupted(*args: object) -> object:
-        result = original(*args)
-        if planned and threading.current_thread() is threading.main_thread():
-            raise planned.pop()
-        return result
-
-    with open_log(disk, strategy, NEVER) as log:
-        log.submit(span(1, 4))
-        monkeypatch.setattr(Ledger, where, interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            log.flush()
-        log.wait_durable(3, PATIENCE_S)
-        assert log.durable_index == log.last_index == 3
-    assert [e.index for batch in disk.writes for e in batch.entries] == [1, 2, 3]
-
-
-@both
-@pytest.mark.parametrize("where", ["_watermark", "_show", "accept", "check_writable"])
-def test_an_interrupted_truncation_either_was_or_was_not(
-    disk: MemoryDisk, strategy: Strategy, where: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Interrupted as the step `where` ends: who waits is answered, by what the log then holds."""
-    planned = [KeyboardInterrupt()]
-    original = getattr(Ledger, where)
-
-    def interrupted(*args: object) -> object:
-        result = original(*args)
-        if planned and threading.current_thread() is threading.main_thread():
-            raise planned.pop()
-        return result
-
-    with open_log(disk, strategy, NEVER) as log:
-        receipt = log.submit(span(1, 4))
-        waiting = background(lambda: log.wait_durable(3, PATIENCE_S))
-        assert_waits(waiting)
-        monkeypatch.setattr(Ledger, where, interrupted)
-        with contextlib.suppress(KeyboardInterrupt):
-            log.truncate(3)
-        log.flush()
-        held = log.last_index == 3
-        assert log.durable_index == log.last_index == log.next_index - 1
-        with contextlib.nullcontext() if held else pytest.raises(TruncatedError):
-            receipt.wait(PATIENCE_S)
-        with contextlib.nullcontext() if held else pytest.raises(TruncatedError):
-            outcome(waiting)
 
 
 class Interrupts:

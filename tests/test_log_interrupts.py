@@ -1,0 +1,101 @@
+"""Ctrl-C at every step of a call: it is finished or it never was, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import contextlib
+import linecache
+import sys
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import raftstore
+from raftstore.entry import HardState, LogId
+from raftstore.errors import TruncatedError
+from raftstore.log import RaftLog
+from raftstore.policy import Batch
+from raftstore.receipt import Receipt
+from raftstore.strategy import DiskFirst, MemFirst, Strategy
+from raftstore.testing.memory import MemoryDisk
+from raftstore.testing.open_log import open_log
+from raftstore.testing.tools import PATIENCE_S, background, entry, outcome, run, span
+
+both = pytest.mark.parametrize("strategy", [DiskFirst(), MemFirst()], ids=["DiskFirst", "MemFirst"])
+NEVER = Batch(10**6, 10**6)
+CORE = Path(raftstore.__file__).parent
+
+CALLS: dict[str, Callable[[RaftLog], object]] = {
+    "append": lambda log: log.append(span(5, 7)),
+    "submit": lambda log: log.submit(span(5, 7)),
+    "truncate": lambda log: log.truncate(3),
+    "splice": lambda log: log.splice(LogId(1, 2), run(3, [2, 2])),
+    "purge": lambda log: log.purge(2),
+    "vote": lambda log: log.save_hard_state(HardState(3, "a")),
+    "save": lambda log: log.save([entry(5)], hard_state=HardState(3, "a", 5), meta={"k": b"v"}),
+    "flush": lambda log: log.flush(),
+    "commit": lambda log: log.commit_to(3),
+}
+STRIDE = 2
+"""Every second step, the odd ones with one strategy and the even ones with the other."""
+POLICIES = {"append": Batch(4, 10**6)}
+
+
+def interrupted(step: int, call: Callable[[], object]) -> bool:
+    """Raise KeyboardInterrupt at the `step`-th line of the core that `call` runs; False if it has fewer."""
+    left = step
+
+    def trace(frame: FrameType, event: str, _argument: Any) -> Any:
+        nonlocal left
+        if Path(frame.f_code.co_filename).parent != CORE:
+            return None
+        if event == "line" and not _is_with(frame):
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(before)
+    return left <= 0
+
+
+def _is_with(frame: FrameType) -> bool:
+    """Tracing also stops before the block's `__exit__`, where Python itself delivers no signal."""
+    return linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip().startswith("with ")
+
+
+def check_whole(log: RaftLog, receipt: Receipt, disk: MemoryDisk) -> None:
+    """The log goes on as if nothing had happened, and all of it hangs together."""
+    outcome(background(log.flush))
+    assert log.durable_index == log.last_index == log.next_index - 1
+    outcome(background(lambda: log.wait_durable(log.last_index)))
+    held = log.first_index > 4 or (log.last_index >= 4 and log.term(4) == 1)
+    with contextlib.nullcontext() if held else pytest.raises(TruncatedError):
+        receipt.wait(PATIENCE_S)
+    outcome(background(lambda: log.save([entry(log.next_index, 9)])))
+    assert list(disk.state.entries.values()) == log.entries(log.first_index)
+    assert log.status().pending_bytes == 0
+
+
+@both
+@pytest.mark.parametrize("name", list(CALLS))
+def test_an_interrupt_at_any_step_of_a_call_leaves_a_whole_log(strategy: Strategy, name: str) -> None:
+    for step in count(1 if strategy == DiskFirst() else 2, STRIDE):
+        disk = MemoryDisk()
+        with open_log(disk, strategy, POLICIES.get(name, NEVER)) as log:
+            receipt = log.submit(span(1, 5))
+            raised = interrupted(step, lambda log=log: CALLS[name](log))  # type: ignore[misc]
+            check_whole(log, receipt, disk)
+        if not raised:
+            assert step > 10
+            return
