@@ -29,6 +29,8 @@ from raftstore.testing.crash.tally import Planted, Tally
 Method = Literal["power cut", "kill", "fault", "plants"]
 METHODS: Final[tuple[Method, ...]] = ("power cut", "kill", "fault", "plants")
 IMAGES_A_RUN: Final = 2500
+CREATION_EVERY: Final = 4
+"""One recorded run in so many is also cut short while the store is being made: that hardly differs."""
 SECOND_CUTS: Final = 3
 """Recoveries of one recorded run that are cut short in turn."""
 PLANT_ROUNDS: Final = 12
@@ -128,6 +130,7 @@ class Lane:
             random,
             per_instant=10,
             images_max=4 * IMAGES_A_RUN,
+            creation=plan.seed % CREATION_EVERY == 0,
             until=lambda: bench.is_over or self._has_enough(),
             keep=kept,
         )
@@ -192,20 +195,34 @@ class Lane:
         if plant.method == "power cut":
             _, records = self._bench.record(plan)
             explorer.explore(
-                plan, records, Disk("posix"), random, per_instant=6, images_max=IMAGES_A_RUN, until=caught
+                plan,
+                records,
+                Disk("posix"),
+                random,
+                per_instant=6,
+                images_max=IMAGES_A_RUN,
+                until=caught,
+                creation=number % 2 == 1,
             )
+        elif plant.method == "kill" and self._has_shim:
+            kill_at_calls(self._bench, plan, "kill", step=7, first=1 + number)
         elif plant.method == "kill":
             kill_at_random(self._bench, plan, random)
-        elif plant.method == "fault":
-            plan = msgspec.structs.replace(plan, mix="plain")
-            for name in ("write short", "write EIO", "sync EIO"):
-                for call in range(20 + number, 80, 9):
-                    if not caught():
-                        fail_at(self._bench, plan, name, call, sticky=False)
         else:
-            for call in range(15 + number, 120, 6):
-                if not caught():
-                    failed_sync(self._bench, explorer, plan, call, random)
+            self._fail_until(caught, plant, plan, number, explorer)
+
+    def _fail_until(
+        self, caught: Callable[[], bool], plant: Plant, plan: Plan, number: int, explorer: Explorer
+    ) -> None:
+        names = ("write short", "write EIO", "sync EIO") if plant.method == "fault" else ("sync EIO",)
+        plan = msgspec.structs.replace(plan, mix="plain" if plant.method == "fault" else "all")
+        for name, call in itertools.product(names, range(15 + number, 120, 7)):
+            if caught():
+                return
+            if plant.method == "fault":
+                fail_at(self._bench, plan, name, call, sticky=False)
+            else:
+                failed_sync(self._bench, explorer, plan, call, Random(number))
 
 
 def run_lane(settings: Settings, shim: Path | None) -> Tally:

@@ -119,12 +119,14 @@ class Explorer:
         images_max: int = 1 << 60,
         until: Callable[[], bool] = lambda: False,
         from_error: bool = False,
+        creation: bool = True,
         keep: list[tuple[Image, Instant]] | None = None,
     ) -> None:
         """Check what power cuts of the run may leave: at each instant the plain cases and `per_instant` more.
 
         `disk` is as it was before the run. Ends early after about `images_max` images, or when `until` says
-        so. `from_error`: only instants after a sync that failed. Some images are added to `keep`.
+        so. `from_error`: only instants after a sync that failed; without `creation`, only after the store was
+        first opened. Some images are added to `keep`.
         """
         history = history or History(plan)
         kind = (plan.backend, plan.strategy, plan.policy, plan.plant, plan.options)
@@ -133,7 +135,7 @@ class Explorer:
             self._kind = kind
         stop = self._tally.generated + images_max
         for instant in instants(records, disk, history):
-            if from_error and not disk.sync_failed:
+            if (from_error and not disk.sync_failed) or not (creation or instant.since.opened):
                 continue
             self._tally.instants += 1
             for choice in choices(disk.pending(), random, per_instant):
