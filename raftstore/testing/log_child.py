@@ -1,7 +1,6 @@
 """A process that writes to a log and says what was acknowledged, until it is killed.
 
-`python -m raftstore.testing.log_child CONFIG.toml` prints one line for each acknowledged call:
-`append INDEX DURABLE_INDEX` or `vote TERM`.
+It prints one line for each acknowledged call: `append INDEX DURABLE_INDEX` or `vote TERM 0`.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ def kill_a_writer(config: raftstore.StoreConfig, scratch: Path, *, appends: int)
     """Run a child on `config` until it acknowledged `appends` calls, then SIGKILL it in the middle."""
     file = scratch / "child.toml"
     file.write_text(config.to_toml())
-    command = [sys.executable, "-m", "raftstore.testing.log_child", str(file)]
+    command = [sys.executable, "-c", f"from {__name__} import main; main()", str(file)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     told = Acknowledged()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
@@ -78,5 +77,6 @@ def _note(told: Acknowledged, line: str) -> None:
         told.last_index, told.durable_index = int(number), int(durable)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """In the child: its only argument is the file of the config."""
     write_until_killed(raftstore.open(sys.argv[1]))
