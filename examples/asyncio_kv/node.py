@@ -16,7 +16,6 @@ from typing import Final
 from raftstore import (
     BackpressureError,
     HardState,
-    RaftStoreError,
     Splice,
     StoreFullError,
     TruncatedError,
@@ -72,24 +71,21 @@ class Node:
         self._leader: str | None = None
         self._leadership: Leadership | None = None
         self._silent_at = 0.0
-        self._failure = asyncio.Future[None]()
 
     async def run(self) -> None:
         """Take part until cancelled. Raises what makes it impossible: a failed disk, damage, divergence."""
         await self._restart()
-        server = await serve(self._address, self.handle)
         try:
             async with asyncio.TaskGroup() as group:
+                group.create_task(serve(self._address, self.handle))
                 group.create_task(self._apply_for_ever())
                 group.create_task(self._stand_for_ever())
-                await self._failure
         finally:
-            server.close()
             for channel in self._channels.values():
                 await channel.close()
 
     async def handle(self, request: Request) -> Reply:
-        """Answer a peer or a client."""
+        """Answer a peer or a client. What it raises ends the node: it must not go on as if it knew."""
         try:
             match request:
                 case AskVote():
@@ -104,10 +100,6 @@ class Node:
                     return self._look()
         except (StoreFullError, BackpressureError) as error:
             return Refused(str(error))  # Nothing has changed. There may be room later: go on.
-        except RaftStoreError as error:
-            if not self._failure.done():
-                self._failure.set_exception(error)
-            raise
 
     # --- restart -----------------------------------------------------------------------------------------
 

@@ -147,15 +147,18 @@ async def frames(reader: asyncio.StreamReader) -> AsyncIterator[Frame]:
         return
 
 
-async def serve(address: str, handle: Callable[[Request], Awaitable[Reply]]) -> asyncio.Server:
-    """Answer every request with what `handle` returns. The requests of a connection begin in their order."""
+async def serve(address: str, handle: Callable[[Request], Awaitable[Reply]]) -> None:
+    """Answer every request with what `handle` returns, until cancelled; raises what `handle` raises.
+
+    The requests of one connection begin in their order, and do not wait for each other.
+    """
 
     async def answer(writer: asyncio.StreamWriter, number: int, request: Request) -> None:
         reply = await handle(request)
         if not writer.is_closing():
             send(writer, Frame(number, reply))
 
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with asyncio.TaskGroup() as answers:
                 async for frame in frames(reader):
@@ -164,8 +167,16 @@ async def serve(address: str, handle: Callable[[Request], Awaitable[Reply]]) -> 
         finally:
             writer.close()
 
+    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.create_task(converse(reader, writer))
+
     host, _, port = address.rpartition(":")
-    return await asyncio.start_server(connected, host, int(port))
+    async with asyncio.TaskGroup() as connections:
+        server = await asyncio.start_server(connected, host, int(port))
+        try:
+            await asyncio.Event().wait()
+        finally:
+            server.close()
 
 
 class Channel:
