@@ -15,6 +15,7 @@ COMMANDS: Final = {
     "verify": "Check every checksum, index and term in a store.",
     "demo": "Kill the nodes of a Raft cluster while they write, and see that nothing is lost.",
     "compare": "Measure every backend, strategy and flush policy on this disk.",
+    "import-pysyncobj": "Move the journal of a PySyncObj node into a new store.",
 }
 
 app = typer.Typer(
@@ -38,7 +39,7 @@ def _add(name: str, summary: str) -> None:
 
 def _run(name: str, arguments: list[str]) -> None:
     try:
-        module = import_module(f"raftstore.cli.{name}")
+        module = import_module(f"raftstore.cli.{name.replace('-', '_')}")
     except ModuleNotFoundError as error:
         typer.echo(f"raftstore {name} needs {error.name}: pip install 'raftstore[all]'", err=True)
         raise typer.Exit(COULD_NOT_RUN) from error

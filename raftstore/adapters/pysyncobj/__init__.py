@@ -13,10 +13,14 @@ Without changing PySyncObj, for your own class:
         def __init__(self, node, others):
             super().__init__(node, others, store="segmented:///var/lib/n1/raft")
 
+A node that has a journal of PySyncObj's own moves over while it is stopped, with `import_journal` or, from
+the shell, with `raftstore import-pysyncobj`.
+
 Term, vote and commit index are kept beside the entries. Needs `pysyncobj>=0.3.16`; importing this module
 raises `BackendMissingError` without it.
 """
 
+from raftstore.adapters.pysyncobj.importing import Imported, import_journal
 from raftstore.adapters.pysyncobj.journal import RaftStoreJournal, StoreSource
 from raftstore.adapters.pysyncobj.patch import install
 from raftstore.adapters.pysyncobj.wiring import DurableTCPTransport, DurableTransportMixin, StoreSyncObj
@@ -24,8 +28,10 @@ from raftstore.adapters.pysyncobj.wiring import DurableTCPTransport, DurableTran
 __all__ = [
     "DurableTCPTransport",
     "DurableTransportMixin",
+    "Imported",
     "RaftStoreJournal",
     "StoreSource",
     "StoreSyncObj",
+    "import_journal",
     "install",
 ]
