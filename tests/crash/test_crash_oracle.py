@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from raftstore.testing.crash.events import Event, Kind
+from raftstore.testing.crash.explained import explained
 from raftstore.testing.crash.oracle import History, Observation, Promise, Verdict
 from raftstore.testing.crash.plan import Plan
 from raftstore.testing.crash.workload import NO_CALL, Workload
@@ -133,3 +134,12 @@ def test_what_had_not_started_when_the_disk_last_changed_must_not_be_there(since
     since = Promise(opened=True, started=since_started * number)
     expected = Verdict.OK if since_started else Verdict.MIXED
     assert verdict(history, seen_after(PLAN, number), since) is expected
+
+
+def test_only_a_refusal_is_ever_explained() -> None:
+    words = "CorruptionError: a file of the store is missing: x/MANIFEST-000025: No such file or directory"
+    assert explained("rocksdb", "posix", Verdict.REFUSED, words) is not None
+    assert explained("rocksdb", "ext4", Verdict.REFUSED, words) is None
+    assert explained("segmented", "posix", Verdict.REFUSED, words) is None
+    assert explained("rocksdb", "posix", Verdict.LOST, words) is None
+    assert explained("rocksdb", "posix", Verdict.REFUSED, "CorruptionError: a record is damaged") is None

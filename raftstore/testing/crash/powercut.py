@@ -13,6 +13,7 @@ import msgspec
 from raftstore.testing.crash.check import Checker
 from raftstore.testing.crash.disk import Change, Data, Disk, Image, Keep, Naming
 from raftstore.testing.crash.events import decode
+from raftstore.testing.crash.explained import explained
 from raftstore.testing.crash.lab import STORE, Lab
 from raftstore.testing.crash.oracle import History, Observation, Promise, Verdict
 from raftstore.testing.crash.plan import Plan
@@ -163,7 +164,10 @@ class Explorer:
         else:
             verdict, words = found
         self._tally.count(method, verdict)
-        if verdict is not Verdict.OK:
+        reason = explained(plan.backend, method.rpartition(", ")[2], verdict, words)
+        if reason is not None:
+            add(self._tally.explained, reason)
+        elif verdict is not Verdict.OK:
             place = f"{plan.title}; {method}, at instant {instant.number}"
             self._tally.fail(verdict, place, words, kept=self._kept(image))
 

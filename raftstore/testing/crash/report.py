@@ -74,6 +74,7 @@ def _text_of(outcome: Outcome) -> list[str]:
         caught = [planted for planted in tally.planted if planted.verdict is not None]
         lines.append(f"  planted bugs caught: {len(caught)}/{len(tally.planted)}")
         lines += [f"  NOT CAUGHT: {p.name}" for p in tally.planted if p.verdict is None]
+    lines += [f"  refused, as explained, {count} times: {why}" for why, count in tally.explained.items()]
     lines += [f"  SKIPPED: {note}" for note in tally.notes]
     for failure in tally.failures:
         where = f" (image in {failure.kept})" if failure.kept is not None else ""
@@ -102,12 +103,17 @@ def as_markdown(whole: Report) -> str:
     table = [f"| {' | '.join(row)} |" for row in rows]
     table.insert(1, f"|{'---|' * len(rows[0])}")
     versions = ", ".join(f"{name} {number}" for name, number in whole.versions.items())
+    reasons = sorted({f"{o.backend}: {why}" for o in whole.outcomes for why in o.tally.explained})
     skipped = sorted({note for tally in tallies for note in tally.notes})
     notes = [
         f"Linux {whole.kernel}, Python {whole.python}, {versions}.",
         *[f"Skipped: {n}." for n in skipped],
     ]
     return "\n".join([*table, "", *notes, ""])
+
+
+def _notes(title: str, notes: Sequence[str]) -> list[str]:
+    return [f"\n{title}: {note}" for note in notes]
 
 
 def _caught(tally: Tally) -> str:

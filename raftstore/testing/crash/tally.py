@@ -51,6 +51,8 @@ class Tally(msgspec.Struct):
     faults: Counts = {}
     """Faults that happened, by kind."""
     kills: int = 0
+    explained: Counts = {}
+    """Refusals that are known, by their reason; they are among the verdicts, but no failures."""
     planted: list[Planted] = []
     failures: list[Failure] = []
     notes: list[str] = []
@@ -73,6 +75,8 @@ class Tally(msgspec.Struct):
             add(self.unique, name, count)
         for name, count in other.faults.items():
             add(self.faults, name, count)
+        for reason, count in other.explained.items():
+            add(self.explained, reason, count)
         for method, counts in other.verdicts.items():
             for name, count in counts.items():
                 add(self.verdicts.setdefault(method, {}), name, count)

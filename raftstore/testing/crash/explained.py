@@ -1,0 +1,46 @@
+"""Refusals that are known, and that no backend of ours can mend: counted apart, with their reason.
+
+Only openings that raise can stand here. A lost or a mixed state is never explained away.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import msgspec
+
+from raftstore.testing.crash.oracle import Verdict
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """When an opening may raise, and why."""
+
+    backend: str
+    model: str
+    """The model of the disk in which it happens."""
+    words: re.Pattern[str]
+    """Of the error."""
+    reason: str
+
+
+EXPLANATIONS: Final = (
+    Explanation(
+        "rocksdb",
+        "posix",
+        re.compile(r"a file of the store is missing: .*MANIFEST-\d+: No such file"),
+        "RocksDB makes a manifest and renames CURRENT to point at it before it syncs the directory once; a "
+        "file system that keeps a later change of a directory without an earlier one leaves CURRENT pointing "
+        "at nothing. Journaling file systems (ext4, xfs) keep the order.",
+    ),
+)
+
+
+def explained(backend: str, model: str, verdict: Verdict, words: str) -> str | None:
+    """The reason for a refusal that is known, or None."""
+    if verdict is not Verdict.REFUSED:
+        return None
+    for known in EXPLANATIONS:
+        if known.backend == backend and known.model == model and known.words.search(words):
+            return known.reason
+    return None
