@@ -105,11 +105,8 @@ def as_markdown(whole: Report) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in whole.versions.items())
     reasons = sorted({f"{o.backend}: {why}" for o in whole.outcomes for why in o.tally.explained})
     skipped = sorted({note for tally in tallies for note in tally.notes})
-    notes = [
-        f"Linux {whole.kernel}, Python {whole.python}, {versions}.",
-        *[f"Skipped: {n}." for n in skipped],
-    ]
-    return "\n".join([*table, "", *notes, ""])
+    made_with = f"Linux {whole.kernel}, Python {whole.python}, {versions}."
+    return "\n".join([*table, "", made_with, *_notes("Refused", reasons), *_notes("Skipped", skipped), ""])
 
 
 def _notes(title: str, notes: Sequence[str]) -> list[str]:
