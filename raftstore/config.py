@@ -78,7 +78,10 @@ def _url_settings(url: str) -> dict[Key, Setting]:
     for name in ("path", "backend"):
         if name in flat:
             flat[name].refuse("stands before the ? of a URL")
-    decoded = os.fsdecode(unquote_to_bytes(path))
+    try:
+        decoded = os.fsdecode(unquote_to_bytes(path))
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{url!r} is not UTF-8", key="url") from error
     settings: dict[Key, Setting] = {("path",): Setting(decoded, "url"), ("backend",): Setting(backend, "url")}
     return settings | _placed(flat, backend)
 

@@ -15,7 +15,7 @@ import msgspec
 from raftstore import registry
 from raftstore.backend import BackendStats, Damage, Examination, Recovery
 from raftstore.durable import is_real_directory
-from raftstore.entry import INDEX_MAX, HardState, LogId
+from raftstore.entry import HardState, LogId
 from raftstore.errors import CorruptionError, RaftStoreError
 from raftstore.formatfile import Format, read_format
 from raftstore.hardstate import decode_hard_state, decode_meta
@@ -148,13 +148,6 @@ def _check_recovery(found: StoreExamination, recovery: Recovery) -> None:
             note, is_whole = found.witness.note, found.witness.is_whole
             found.acknowledged_missing = judge(note, recovery, is_whole=is_whole)
     with _noting(found):
-        found.hard_state = _hard_state(recovery)
+        found.hard_state = decode_hard_state(recovery.hard_state)
     with _noting(found):
         found.meta = decode_meta(recovery.meta)
-
-
-def _hard_state(recovery: Recovery) -> HardState:
-    state = decode_hard_state(recovery.hard_state)
-    if not (0 <= state.term <= INDEX_MAX and 0 <= state.commit <= INDEX_MAX):
-        raise CorruptionError(f"the hard state is out of range: {state}")
-    return state

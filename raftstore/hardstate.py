@@ -55,6 +55,8 @@ def decode_hard_state(data: bytes | None) -> HardState:
         raise CorruptionError(f"the hard state cannot be decoded: {error}") from error
     if stored.version != VERSION:
         raise CorruptionError(f"the hard state has version {stored.version}, known is {VERSION}")
+    if not (0 <= stored.term <= INDEX_MAX and 0 <= stored.commit <= INDEX_MAX):
+        raise CorruptionError(f"the hard state is out of range: {stored}")
     return HardState(stored.term, stored.voted_for, stored.commit)
 
 

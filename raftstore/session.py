@@ -16,7 +16,7 @@ from threading import Lock
 from typing import Final
 from weakref import WeakSet
 
-from raftstore.entry import NO_ENTRY, HardState
+from raftstore.entry import INDEX_MAX, HardState
 from raftstore.errors import CorruptionError, StoreClosedError
 from raftstore.flusher import Flusher
 from raftstore.hardstate import decode_hard_state, decode_meta
@@ -225,7 +225,9 @@ def _check_shape(shape: Shape) -> None:
             and all(a.index < b.index and a.term < b.term for a, b in pairwise(runs))
             and runs[0].term >= shape.anchor.term
         )
-    if not sound or shape.anchor < NO_ENTRY or shape.last.index < shape.anchor.index:
+    anchor, last = shape.anchor, shape.last
+    ends = (anchor.term, anchor.index, last.term, last.index)
+    if not sound or min(ends) < 0 or max(ends) > INDEX_MAX or last.index < anchor.index:
         raise CorruptionError(f"the bounds and terms of the log contradict each other: {shape}")
 
 

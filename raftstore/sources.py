@@ -26,6 +26,13 @@ TEST_PREFIX: Final = "RAFTSTORE_TEST_"
 """Variables for test suites; they configure no store."""
 FILE_BYTES_MAX: Final = 1 << 20
 
+LEVELS_MAX: Final = 16
+"""Tables within tables, as a key with dots names them. The parser takes memory by their square."""
+
+_PART: Final = r"""(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')"""
+_DEEP: Final = re.compile(
+    rf"(?:^|[\[{{,])[ \t]*{_PART}(?:[ \t]*\.[ \t]*{_PART}){{{LEVELS_MAX}}}", re.MULTILINE
+)
 _URL: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.+-]*)://([^?#]*)(?:\?([^#]*))?")
 _NO_EFFECT: Final = {"max_buffered_entries", "flush_workers", "channel_capacity", "shutdown_timeout_ms"}
 
@@ -112,9 +119,14 @@ def _parse(file: Path) -> dict[str, Any]:
     if len(raw) > FILE_BYTES_MAX:
         raise ConfigError(f"longer than {FILE_BYTES_MAX} bytes", file=file)
     try:
-        return tomllib.loads(raw.decode())
+        text = raw.decode()
+        too_deep = _DEEP.search(text) is not None
+        document = {} if too_deep else tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"not TOML: {error}", file=file) from error
+    if too_deep:
+        raise ConfigError(f"a key has more than {LEVELS_MAX} parts", file=file)
+    return document
 
 
 def _table(parent: dict[str, Any], name: str, file: Path) -> dict[str, Any] | None:

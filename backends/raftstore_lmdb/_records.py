@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from raftstore.entry import NO_ENTRY, Entry, LogId
+from raftstore.entry import INDEX_MAX, NO_ENTRY, Entry, LogId
 from raftstore.errors import CorruptionError, FormatError
 from raftstore_lmdb._checksums import Checksum
 
@@ -111,6 +111,8 @@ def decode_bounds(record: bytes) -> Bounds:
 
 def _bounds(checksum: int, flags: int, number: int, transaction: int, *rest: int) -> Bounds:
     anchor_term, anchor_index, last_term, last_index, floor, runs, check, hard_state, meta = rest
+    if max(number, anchor_term, anchor_index, last_term, last_index, floor - 1) > INDEX_MAX:
+        raise CorruptionError("the bounds record is out of range")
     return Bounds(
         checksum,
         number,

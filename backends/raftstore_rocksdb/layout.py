@@ -14,7 +14,7 @@ import zlib
 from struct import Struct
 from typing import Final
 
-from raftstore.entry import Entry, LogId
+from raftstore.entry import INDEX_MAX, Entry, LogId
 from raftstore.errors import CorruptionError, FormatError
 from raftstore_rocksdb.shape import Shape
 
@@ -110,6 +110,8 @@ def unpack_bounds(value: bytes) -> tuple[int, LogId, LogId, int]:
     if len(body) != _BOUNDS.size:
         raise CorruptionError("the bounds record has a wrong length")
     _, number, anchor_term, anchor_index, last_term, last_index, runs = _BOUNDS.unpack(body)
+    if max(number, anchor_term, anchor_index, last_term, last_index) > INDEX_MAX:
+        raise CorruptionError("the bounds record is out of range")
     return number, LogId(anchor_term, anchor_index), LogId(last_term, last_index), runs
 
 

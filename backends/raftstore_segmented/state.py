@@ -20,10 +20,11 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from itertools import chain, pairwise
 from struct import Struct
 from typing import Final
 
-from raftstore.entry import NO_ENTRY, LogId
+from raftstore.entry import INDEX_MAX, NO_ENTRY, LogId
 from raftstore_segmented.frame import from_little, to_little
 from raftstore_segmented.header import MalformedError
 
@@ -161,4 +162,19 @@ def decode_snapshot(data: bytes) -> tuple[LogState, int]:
     numbers = from_little("Q", data[at:]).tolist()
     state.run_terms, state.run_firsts = numbers[:runs], numbers[runs : 2 * runs]
     state.firsts = numbers[2 * runs :]
+    _check(state)
     return state, previous_end
+
+
+def _check(state: LogState) -> None:
+    """What a state of ours always fulfils, so that nothing after this can go out of bounds."""
+    anchor, last, terms, firsts = state.anchor, state.last_index, state.run_terms, state.run_firsts
+    holds = bool(terms) and firsts[0] <= anchor.index + 1 and firsts[-1] <= last
+    if not (
+        (holds if last > anchor.index else last == anchor.index and not terms)
+        and all(one < two for one, two in chain(pairwise(terms), pairwise(firsts)))
+        and all(one <= two for one, two in pairwise(state.firsts))
+        and 0 < state.oldest <= INDEX_MAX
+        and max(anchor.term, last, state.number, *terms[-1:], state.firsts[-1] - 1) <= INDEX_MAX
+    ):
+        raise MalformedError("the snapshot makes no sense: its parts do not agree")

@@ -7,7 +7,7 @@ from array import array
 from bisect import bisect_right
 from itertools import accumulate, pairwise, repeat
 
-from raftstore.entry import Entry, LogId
+from raftstore.entry import INDEX_MAX, NO_ENTRY, Entry, LogId
 from raftstore_segmented import frame
 from raftstore_segmented.checksums import Checksum
 from raftstore_segmented.frame import FrameHeader, from_little
@@ -139,10 +139,12 @@ def _decode_entries(table: bytes, payload_bytes: int) -> tuple[EntryTable, int]:
 def _check(entries: EntryTable, blocks: int, kinds: int) -> None:
     """What a table of ours always fulfils, so that nothing after this can go out of bounds."""
     runs = entries.runs
-    ascending = all(one.index < two.index for one, two in pairwise(runs))
+    ascending = all(one.index < two.index and one.term < two.term for one, two in pairwise(runs))
+    in_range = runs[-1].term <= INDEX_MAX and 0 < entries.first <= entries.stop - 1 <= INDEX_MAX
     whole = entries.starts is None or len(entries.starts) == entries.count + 1
     if not (
         ascending
+        and in_range
         and runs[0].index == entries.first
         and runs[-1].index < entries.stop
         and len(entries.checksums) == blocks
@@ -174,6 +176,9 @@ class Change:
             self._rest(header.flags, table, at)
         except struct.error as error:
             raise MalformedError(f"the frame's table makes no sense: {error}") from error
+        anchor = self.anchor or NO_ENTRY
+        if max(self.number, self.truncate_from or 0, anchor.term, anchor.index) > INDEX_MAX:
+            raise MalformedError("the frame's table makes no sense: a number is out of range")
 
     def _rest(self, flags: int, table: bytes, at: int) -> None:
         if flags & frame.TRUNCATION:
