@@ -6,7 +6,7 @@ import pytest
 
 from raftstore.entry import HardState, LogId
 from raftstore.errors import StoreFullError
-from raftstore.hardstate import decode_hard_state
+from raftstore.hardstate import decode_hard_state, encode_hard_state
 from raftstore.policy import Batch
 from raftstore.strategy import DiskFirst, MemFirst, Strategy
 from raftstore.testing.memory import MemoryDisk
@@ -115,6 +115,19 @@ def test_a_crash_that_shortens_the_log_cuts_the_commit_index(disk: MemoryDisk) -
     with open_log(disk, MemFirst()) as log:
         assert log.last == LogId(1, 3)
         assert log.hard_state == HardState(3, "a", 3)
+
+
+@both
+@pytest.mark.parametrize("stored", [0, 3, 99])
+def test_a_stored_commit_index_is_brought_between_anchor_and_last(
+    disk: MemoryDisk, strategy: Strategy, stored: int
+) -> None:
+    with open_log(disk, strategy) as log:
+        log.append(span(1, 9))
+        log.purge(2)
+    disk.state.hard_state = encode_hard_state(HardState(4, "a", stored))
+    with open_log(disk, strategy) as log:
+        assert log.hard_state == HardState(4, "a", min(max(stored, 2), 8))
 
 
 def test_a_purge_of_what_a_full_disk_keeps_waiting_is_refused(disk: MemoryDisk) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from raftstore.entry import HardState, LogId
 from raftstore.policy import Batch, Immediate
+from raftstore.reader import Reader
 from raftstore.strategy import DiskFirst, MemFirst, Strategy
 from raftstore.testing.memory import MemoryDisk
 from raftstore.testing.open_log import open_log
@@ -133,6 +135,29 @@ def test_a_slow_read_does_not_bring_a_truncated_entry_back(disk: MemoryDisk) -> 
         assert all(e.term == (1 if e.index < 11 else 2) for e in outcome(slow))
         assert log.entries(1) == span(1, 11) + run(11, [2] * 12)
         assert [e.term for e in log.entries(10, 13)] == [1, 2, 2]
+
+
+def test_a_truncation_between_a_read_and_its_caching_leaves_nothing_stale(
+    disk: MemoryDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_log(disk, DiskFirst()) as log:
+        log.append(span(1, 41))
+    original = Reader._disturbance
+    replaced: list[bool] = []
+
+    def then_truncated(*args: Any) -> Any:
+        found = original(*args)
+        if found is None and not replaced:
+            replaced.append(True)
+            log.truncate(11)
+            log.append(run(11, [2] * 12))
+        return found
+
+    monkeypatch.setattr(Reader, "_disturbance", then_truncated)
+    with open_log(disk, DiskFirst()) as log:
+        log.entries(5, 20)
+        assert replaced
+        assert log.entries(1) == span(1, 11) + run(11, [2] * 12)
 
 
 def test_a_slow_read_beside_a_purge_gives_the_entries_or_says_that_they_are_purged(disk: MemoryDisk) -> None:
