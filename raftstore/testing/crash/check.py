@@ -17,7 +17,8 @@ from typing import Any, Final, Self
 import msgspec
 
 from raftstore import registry
-from raftstore.testing.crash.oracle import Observation, Verdict, observe
+from raftstore.testing.crash.observe import observe
+from raftstore.testing.crash.oracle import Observation, Verdict
 from raftstore.testing.crash.plan import Plan
 from raftstore.testing.crash.plants import plant
 

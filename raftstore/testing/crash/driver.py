@@ -92,20 +92,17 @@ class _Driver:
         return log
 
     def _close(self) -> None:
-        """Flush first: `close` does that too, but does not tell when it fails."""
-        number = self._next - 1
+        number, well = self._next - 1, not self._stopped.is_set()
         try:
-            if not self._stopped.is_set():
-                self._log.flush()
-                self._log.close()
-                self._tell(Kind.CLOSED, number)
+            self._log.close()
         except StoreFullError:
             self._tell(Kind.REFUSED, number)
         except StoreFailedError as error:
-            self._fail(number, error)
-        finally:
-            with suppress(StoreFullError):
-                self._log.close()
+            if well:
+                self._fail(number, error)
+        else:
+            if well:
+                self._tell(Kind.CLOSED, number)
 
     def _work_in_threads(self) -> None:
         def body() -> None:
