@@ -125,6 +125,7 @@ def _refuse_file_journal(path: Path, store: config.StoreConfig) -> None:
         if file.read(len(_HEADER)) == _HEADER:
             raise ConfigError(
                 f"{path} is a journal of PySyncObj's own, and the store would start without its entries, "
-                "term and vote. Give another journalFile to a node that joins anew, or remove the file",
+                "term and vote. Move it into one with `raftstore import-pysyncobj`, or give another "
+                "journalFile to a node that joins anew",
                 key="journalFile",
             )
