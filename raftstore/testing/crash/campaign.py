@@ -99,7 +99,7 @@ class Lane:
             threads=1 if plain or plant is not None or number % 4 < 2 else 4,
             strategy=plant.strategy if plant is not None else ("DiskFirst", "MemFirst")[number % 2],
             policy=("Immediate", "Batch")[number // 2 % 2],
-            mix="plain" if plain else "all",
+            mix="plain" if plain else "all" if plant is None else plant.mix,
             plant=None if plant is None else plant.name,
         )
 
@@ -215,7 +215,7 @@ class Lane:
         self, caught: Callable[[], bool], plant: Plant, plan: Plan, number: int, explorer: Explorer
     ) -> None:
         names = ("write short", "write EIO", "sync EIO") if plant.method == "fault" else ("sync EIO",)
-        plan = msgspec.structs.replace(plan, mix="plain" if plant.method == "fault" else "all")
+        plan = msgspec.structs.replace(plan, mix="plain" if plant.method == "fault" else plant.mix)
         for name, call in itertools.product(names, range(15 + number, 120, 7)):
             if caught():
                 return

@@ -17,6 +17,7 @@ import msgspec
 from raftstore import registry
 from raftstore.backend import Recovery
 from raftstore.batch import WriteBatch
+from raftstore.testing.crash.workload import Mix
 
 Method = Literal["power cut", "kill", "fault", "failed sync"]
 
@@ -31,6 +32,7 @@ class Plant(msgspec.Struct, frozen=True):
     method: Method
     put_in: Callable[[], None]
     strategy: Literal["DiskFirst", "MemFirst"] = "DiskFirst"
+    mix: Mix = "all"
 
 
 def plants_for(backend: str) -> list[Plant]:
@@ -313,7 +315,13 @@ ROCKSDB: Final = ("rocksdb",)
 PLANTS: Final = (
     Plant("acknowledged before written", ANY, "kill", _acknowledged_before_written),
     Plant("durable index published early", ANY, "power cut", _durable_index_early, "MemFirst"),
-    Plant("truncate and append in two writes", ANY, "power cut", _truncate_and_append_in_two_writes),
+    Plant(
+        "truncate and append in two writes",
+        ANY,
+        "power cut",
+        _truncate_and_append_in_two_writes,
+        mix="conflicts",
+    ),
     Plant("failed write forgotten", ANY, "fault", _failure_forgotten),
     Plant("no directory fsync", ANY, "power cut", _no_directory_fsync),
     Plant("no fsync", SEGMENTED, "power cut", _no_fsync),

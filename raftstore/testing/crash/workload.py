@@ -12,8 +12,9 @@ import msgspec
 from raftstore.entry import Entry, HardState, LogId
 from raftstore.testing.log_model import LogModel, LogState
 
-Mix = Literal["all", "plain"]
-"""`all`: every call. `plain`: only calls that return when they are acknowledged, and no reopening."""
+Mix = Literal["all", "plain", "conflicts"]
+"""`all`: every call. `plain`: only calls that return when they are acknowledged, and no reopening.
+`conflicts`: mostly messages that replace entries."""
 
 META_KEYS: Final = ("a", "b", "peers")
 DURABLE_CALLS: Final = frozenset(
@@ -135,7 +136,7 @@ class _Writer:
         }
 
     def next_call(self, mix: Mix) -> tuple[str, tuple[Any, ...]]:
-        weights = _WEIGHTS if mix == "all" else _PLAIN_WEIGHTS
+        weights = _WEIGHTS[mix]
         call = self._random.choices(list(weights), list(weights.values()))[0]
         return call, self._choices[call]()
 
@@ -223,7 +224,7 @@ _PLAIN_WEIGHTS: Final = {
     "save": 5,
     "put_meta": 3,
 }
-_WEIGHTS: Final = {
+_ALL_WEIGHTS: Final = {
     **_PLAIN_WEIGHTS,
     "submit": 8,
     "submit_propose": 5,
@@ -233,4 +234,9 @@ _WEIGHTS: Final = {
     "reopen": 1.5,
     "pause": 4,
     "idle": 0.6,
+}
+_WEIGHTS: Final[Mapping[Mix, Mapping[str, float]]] = {
+    "all": _ALL_WEIGHTS,
+    "plain": _PLAIN_WEIGHTS,
+    "conflicts": {"append": 10, "splice": 30, "save": 10},
 }
