@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from raftstore.testing.crash.tally import Tally
 def main() -> int:
     """The command."""
     arguments = _parser().parse_args()
+    signal.signal(signal.SIGTERM, _end)
     if arguments.lane is not None:
         return _be_lane(arguments.lane, arguments.shim)
     seed = int(time.time()) if arguments.seed is None else arguments.seed
@@ -53,6 +55,11 @@ def main() -> int:
     if arguments.report is not None:
         Path(arguments.report).write_text(as_markdown(whole))
     return int(whole.has_failed)
+
+
+def _end(_number: int, _frame: object) -> None:
+    """Leave every context, so that no process and no file stays behind."""
+    sys.exit("ended by a signal")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,11 +98,16 @@ def _run_lanes(settings: Settings, shim: Path | None) -> Tally:
     """All lanes beside each other, each in a process of its own."""
     lanes = [_start(msgspec.structs.replace(settings, lane=lane), shim) for lane in range(settings.lanes)]
     whole = Tally()
-    for lane in lanes:
-        output, _ = lane.communicate()
-        if lane.returncode:
-            raise SystemExit(f"a lane of the crash tests ended with {lane.returncode}")
-        whole.merge(msgspec.json.decode(output, type=Tally))
+    try:
+        for lane in lanes:
+            output, _ = lane.communicate()
+            if lane.returncode:
+                raise SystemExit(f"a lane of the crash tests ended with {lane.returncode}")
+            whole.merge(msgspec.json.decode(output, type=Tally))
+    finally:
+        for lane in lanes:
+            lane.terminate()
+            lane.wait()
     return whole
 
 
