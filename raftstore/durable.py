@@ -85,7 +85,9 @@ def _sync_path(path: Path) -> None:
 def replace_file(path: Path, data: bytes) -> None:
     """Make `data` the content of `path`, all or nothing. The name is durable after `sync_directory`."""
     temporary = path.with_name(f"{path.name}.new")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    if os.path.lexists(temporary):
+        remove(temporary)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with os.fdopen(os.open(temporary, flags, 0o600), "wb") as stream:
         os.fchmod(stream.fileno(), 0o600)
         stream.write(data)
@@ -104,9 +106,12 @@ def open_regular(path: Path, flags: int) -> int:
         if path.is_symlink() or path.is_dir():
             raise CorruptionError("not a regular file", file=path) from error
         raise
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode):
         os.close(fd)
         raise CorruptionError("not a regular file", file=path)
+    if flags & os.O_CREAT and not mode & stat.S_IWUSR:
+        os.fchmod(fd, 0o600)  # just made, and the umask took the owner's rights
     return fd
 
 
