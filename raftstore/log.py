@@ -98,7 +98,11 @@ class RaftLog:
 
     @property
     def last(self) -> LogId:
-        """The id of the last visible entry; the anchor if there is none. O(1)."""
+        """The id of the last visible entry; the anchor if there is none. O(1).
+
+        Before it is compared for a vote, `flush`: under `DiskFirst` it leaves out what was accepted, and will
+        be acknowledged, but is not durable yet.
+        """
         return self._shape.last
 
     @property
@@ -206,7 +210,11 @@ class RaftLog:
         return self._submit(operations.append(entries, self.config.limits))[0]
 
     def submit_propose(self, term: int, payloads: Sequence[bytes], kind: int = 0) -> Receipt:
-        """As `propose`, but returns once accepted, with the indexes in the receipt."""
+        """As `propose`, but returns once accepted, with the indexes in the receipt.
+
+        If the disk has no room for it, the next proposal gets its indexes. A leader that sends entries before
+        they are durable numbers them itself and uses `submit`, which then raises `GapError`.
+        """
         return self._submit(operations.propose(term, payloads, kind, self.config.limits))[0]
 
     def submit_splice(self, prev: LogId, entries: Sequence[Entry]) -> Receipt:
