@@ -33,6 +33,9 @@ class Recovery(msgspec.Struct, frozen=True):
     """Of the last write whose effect is there; 0 in a new store."""
     end_is_proved: bool = False
     """True if the backend itself can tell that no returned write is missing after `number`."""
+    tail_is_visible: bool = True
+    """False if the backend may have dropped writes after `number` without noticing: then nothing but
+    `end_is_proved`, or a clean close, says that none is missing."""
     torn_bytes: int = 0
     """Bytes of an unfinished last write that were dropped."""
     kept_at: Path | None = None

@@ -146,7 +146,8 @@ def _check_recovery(found: StoreExamination, recovery: Recovery) -> None:
     if found.witness is not None and found.witness.note is not None:
         with _noting(found):
             note, is_whole = found.witness.note, found.witness.is_whole
-            found.acknowledged_missing = judge(note, recovery, is_whole=is_whole)
+            engine = found.path / found.format.backend if found.format is not None else found.path
+            found.acknowledged_missing = judge(note, recovery, is_whole=is_whole, engine=engine)
     with _noting(found):
         found.hard_state = decode_hard_state(recovery.hard_state)
     with _noting(found):

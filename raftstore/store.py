@@ -223,7 +223,7 @@ def _open_witness(config: StoreConfig, recovery: Recovery) -> tuple[Witness, Mis
         notes = (f"{path} was missing or damaged and was made again",)
     else:
         note = testimony.note
-        missing = judge(note, recovery, is_whole=testimony.is_whole)
+        missing = judge(note, recovery, is_whole=testimony.is_whole, engine=config.path / config.backend)
     witness = Witness(path, note, volatile=isinstance(config.strategy, MemFirst))
     try:
         witness.mark_open(recovery.number)

@@ -76,20 +76,22 @@ def create_witness(path: Path, number: int) -> Note:
     return notes[1]
 
 
-def judge(note: Note, recovery: Recovery, *, is_whole: bool) -> Missing:
+def judge(note: Note, recovery: Recovery, *, is_whole: bool, engine: Path) -> Missing:
     """Whether acknowledged writes are missing. `CorruptionError` if a durable one is known to be.
 
     The witness confirms the end if it names the last write and nothing was begun after it: the log was
-    closed then, or no trace of a later write was found.
+    closed then, or no trace of a later write was found by a backend that would have seen one. `engine`, the
+    backend's directory, is what the error names.
     """
     if recovery.number < note.number:
         message = f"the log ends at write {recovery.number}, but write {note.number} was durable"
-        raise CorruptionError(f"{message}: rebuild the node from its peers, or restore a copy")
+        raise CorruptionError(f"{message}: rebuild the node from its peers, or restore a copy", file=engine)
     if note.volatile and not (note.clean and is_whole):
         return "unknown"
     if recovery.end_is_proved:
         return "no"
-    nothing_after = is_whole and (note.clean or recovery.torn_bytes == 0)
+    no_trace = recovery.tail_is_visible and recovery.torn_bytes == 0
+    nothing_after = is_whole and (note.clean or no_trace)
     return "no" if note.number == recovery.number and nothing_after else "unknown"
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 from random import Random
 
 import pytest
 
+from raftstore.batch import WriteBatch
+from raftstore.config import load
+from raftstore.entry import Entry
+from raftstore.log import open as open_log
 from raftstore.registry import backend_names
+from raftstore.store import open_store
 from raftstore.testing.profile import thorough
 from raftstore.testing.rot.damage import KINDS, PAGE, choose
 from raftstore.testing.rot.judge import Outcome
@@ -51,6 +57,26 @@ def test_a_planted_bug_is_found(backend: str, bug: str) -> None:
 
 def test_there_is_a_bug_for_every_backend_of_ours() -> None:
     assert {name for backends, _ in PLANTS.values() for name in backends} == {"segmented", "lmdb", "rocksdb"}
+
+
+@pytest.mark.backend("rocksdb")
+def test_unwitnessed_writes_that_rocksdb_dropped_from_its_damaged_log_are_not_denied(tmp_path: Path) -> None:
+    """RocksDB stops at a record that it cannot read and does not say what follows. Write 5 has a witness."""
+    payloads = [Random(number).randbytes(500) for number in range(11)]
+    store = open_store(load(f"rocksdb://{tmp_path}/store?ballast_bytes=64KiB"))
+    for number in range(1, 11):
+        store.backend.write(WriteBatch(number, entries=[Entry(1, number, payloads[number])]))
+        if number == 5:
+            store.witness(5)
+    shutil.copytree(tmp_path / "store", tmp_path / "killed")
+    store.close()
+    logs = (tmp_path / "killed/rocksdb/db").glob("*.log")
+    log = next(log for log in logs if payloads[6] in log.read_bytes())
+    data = log.read_bytes()
+    log.write_bytes(data.replace(payloads[6], payloads[6][:-1] + b"?"))
+    with open_log(f"rocksdb://{tmp_path}/killed?ballast_bytes=64KiB") as opened:
+        assert opened.last_index == 5
+        assert opened.recovery.acknowledged_missing == "unknown"
 
 
 def store(seed: int) -> dict[str, bytes]:

@@ -45,6 +45,7 @@ class Counter(DiskBackend):
 
     torn_bytes = 0
     end_is_proved = False
+    tail_is_visible = True
     closings = 0
 
     def __init__(self, path: Path) -> None:
@@ -52,7 +53,12 @@ class Counter(DiskBackend):
         if not self.file.exists():
             self.file.write_text("0")
         number = int(self.file.read_text())
-        self.found = Recovery(number=number, torn_bytes=self.torn_bytes, end_is_proved=self.end_is_proved)
+        self.found = Recovery(
+            number=number,
+            torn_bytes=self.torn_bytes,
+            end_is_proved=self.end_is_proved,
+            tail_is_visible=self.tail_is_visible,
+        )
 
     @property
     def recovery(self) -> Recovery:
@@ -689,8 +695,9 @@ def test_a_log_that_ends_below_its_witness_is_corruption_and_both_numbers_are_na
 ) -> None:
     session(config, 9, clean=False)
     (config.path / "counter" / "number").write_text("7")
-    with pytest.raises(CorruptionError, match=r"write 7\b.*write 9\b"):
+    with pytest.raises(CorruptionError, match=r"write 7\b.*write 9\b") as caught:
         open_store(config)
+    assert caught.value.file == config.path / "counter"
 
 
 CASES = [
@@ -723,6 +730,15 @@ def test_what_may_be_missing_follows_from_witness_and_recovery(
 ) -> None:
     session(with_(config, strategy=strategy), written, noted=noted, clean=clean)
     engine.torn_bytes, engine.end_is_proved = torn, proved
+    assert opened(config).acknowledged_missing == missing
+
+
+@pytest.mark.parametrize(("clean", "proved", "missing"), [(0, 0, "unknown"), (1, 0, "no"), (0, 1, "no")])
+def test_of_a_backend_that_may_drop_writes_unseen_a_kill_proves_nothing(
+    config: StoreConfig, engine: type[Counter], clean: bool, proved: bool, missing: str
+) -> None:
+    engine.tail_is_visible, engine.end_is_proved = False, bool(proved)
+    session(config, 9, clean=bool(clean))
     assert opened(config).acknowledged_missing == missing
 
 

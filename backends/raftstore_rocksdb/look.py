@@ -70,6 +70,7 @@ def recovery_of(path: Path, state: State) -> Recovery:
         meta=state.meta,
         number=shape.number,
         end_is_proved=read_clean(path) == shape.number,
+        tail_is_visible=False,  # RocksDB stops at the first record of its log that it cannot read
     )
 
 

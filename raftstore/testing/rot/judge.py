@@ -21,7 +21,7 @@ class Outcome(StrEnum):
     """A typed error: opening was refused, or some entries cannot be read and all others are right."""
     REPORTED = "reported"
     """The end is missing, and the recovery report says that it may be. Allowed for what had no witness: the
-    last write of a store that was killed, or all when one fault, such as two files swapped, hit both the
+    last writes of a store that was killed, or all when one fault, such as two files swapped, hit both the
     engine's files and the witness's."""
     UNSEEN = "unseen"
     """Verifying called a store sound that then was not."""

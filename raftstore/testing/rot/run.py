@@ -134,7 +134,7 @@ class _Run:
         made = pool.ask(Make(order=order, plant=result.plant))
         if made.outcome is not Outcome.RIGHT:
             raise RuntimeError(f"the store {order.name} could not be made: {made.words}")
-        case = self._case(order, -1, "untouched")
+        case = self._case(order, -1, f"untouched-{number}")
         untouched = pool.ask(Try(case=case))
         if untouched.outcome is not Outcome.RIGHT:
             raise RuntimeError(f"the store {order.name} is {untouched.outcome} untouched: {untouched.words}")

@@ -1,7 +1,7 @@
 """Stores to damage: the states they went through, and how they came to rest.
 
 closed: the log was closed. idle: the process was killed after the log had done its upkeep. killed: it was
-killed within a busy time, so that the last write, and it alone, has no witness.
+killed within a busy time, so that the last few writes have no witness.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import shutil
 import signal
 import time
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn, cast
 
@@ -28,8 +27,8 @@ from raftstore.witness import read_witness
 Rest = Literal["closed", "idle", "killed"]
 
 STEPS: Final = 80
-UNWITNESSED: Final = 6
-"""How many steps are made after the last note of the witness, in a killed store."""
+UNWITNESSED_MAX: Final = 6
+"""Up to so many steps are made after the last note of the witness, in a killed store."""
 OPEN_TIMEOUT_S: Final = 10
 OPTIONS: Final = {**SMALL_OPTIONS, "rocksdb": {**SMALL_OPTIONS["rocksdb"], "open_timeout_s": OPEN_TIMEOUT_S}}
 
@@ -45,6 +44,11 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def name(self) -> str:
         return f"{self.backend}-{self.seed}-{self.rest}"
+
+    @property
+    def unwitnessed(self) -> int:
+        """How many steps are made after the last note of the witness."""
+        return 1 + self.seed % UNWITNESSED_MAX if self.rest == "killed" else 0
 
     @property
     def plan(self) -> Plan:
@@ -65,14 +69,10 @@ class Specimen:
     def last(self) -> int:
         return len(self.steps) - 1
 
-    @cached_property
+    @property
     def safe(self) -> int:
-        """The step that no single fault may undo without being noticed."""
-        if self.order.rest != "killed":
-            return self.last
-        if self.order.backend == "rocksdb":  # its log does not tell a damaged record from a torn one
-            return self.last - UNWITNESSED
-        return max(n for n in range(self.last) if self.steps[n].digest != self.steps[-1].digest)
+        """The step that no fault may undo without being refused: what came after it had no witness."""
+        return self.last - self.order.unwitnessed
 
 
 def steps_of(plan: Plan) -> Sequence[Step]:
@@ -102,11 +102,11 @@ def build(order: Order) -> NoReturn:
     path = Path(order.path, "now")
     steps, config = steps_of(order.plan), order.plan.config(path)
     last = len(steps) - 1
-    witnessed = last - UNWITNESSED if order.rest == "killed" else last
+    witnessed = last - order.unwitnessed
     log = open_log(config)
     for number in range(1, last + 1):
         apply(cast("LogModel", log), steps[number].call, steps[number].arguments)
-        if number in (last // 3, last // 2, last - UNWITNESSED - 3):
+        if number in (last // 3, last // 2, last - UNWITNESSED_MAX - 3):
             log.close()
             shutil.copytree(path, Path(order.path, f"earlier-{number:04d}"))
             log = open_log(config)
