@@ -9,7 +9,7 @@ from raftstore.store import WITNESS
 from raftstore.testing.crash.workload import Step
 from raftstore.testing.rot.damage import Fault
 from raftstore.testing.rot.specimen import Specimen
-from raftstore.testing.rot.trial import Answer, Opened, Told
+from raftstore.testing.rot.trial import Answer, GoneOn, Opened, Told
 
 
 class Outcome(StrEnum):
@@ -31,11 +31,14 @@ class Outcome(StrEnum):
     """Silently an older state."""
     WRONG = "wrong"
     """Silently a state that never was."""
+    DIED_WRITING = "died writing"
+    """The store seemed whole, and writing to it killed the process. Of `lmdb` that is known, and counted: it
+    trusts its pages, those with the list of free pages too."""
     DEATH = "death"
     HANG = "hang"
 
 
-GOOD: Final = frozenset({Outcome.RIGHT, Outcome.TOLD, Outcome.REPORTED})
+GOOD: Final = frozenset({Outcome.RIGHT, Outcome.TOLD, Outcome.REPORTED, Outcome.DIED_WRITING})
 
 
 def judge(specimen: Specimen, fault: Fault, answer: Answer) -> tuple[Outcome, str]:
@@ -49,6 +52,18 @@ def judge(specimen: Specimen, fault: Fault, answer: Answer) -> tuple[Outcome, st
     if outcome is Outcome.TOLD and answer.verified and not answer.damage and answer.blind is None:
         return Outcome.UNSEEN, words
     return outcome, words
+
+
+def judge_writing(backend: str, status: int | None, answer: GoneOn | None) -> tuple[Outcome, str]:
+    """The same for the writes that a store without visible damage then got."""
+    if answer is None:
+        known = backend == "lmdb" and status is not None and status < 0
+        return (Outcome.DIED_WRITING if known else Outcome.DEATH), f"writing ended with {status}"
+    if answer.raised is not None and not answer.raised.typed:
+        return Outcome.UNTYPED, f"writing: {_said(answer.raised)}"
+    if answer.wrong:
+        return Outcome.WRONG, f"after writing, other entries: {answer.wrong[:9]}"
+    return (Outcome.TOLD, f"writing: {_said(answer.raised)}") if answer.raised else (Outcome.RIGHT, "")
 
 
 def _opening(specimen: Specimen, fault: Fault, answer: Answer) -> tuple[Outcome, str]:

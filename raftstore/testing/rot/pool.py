@@ -24,11 +24,11 @@ import msgspec
 from raftstore.errors import RaftStoreError
 from raftstore.registry import backend_class
 from raftstore.testing.rot.damage import Fault, choose
-from raftstore.testing.rot.judge import Outcome, judge
+from raftstore.testing.rot.judge import Outcome, judge, judge_writing
 from raftstore.testing.rot.plants import plant
 from raftstore.testing.rot.quick import forked, make_quick
 from raftstore.testing.rot.specimen import Order, Specimen, build, write_tree
-from raftstore.testing.rot.trial import WAYS, Answer, Way, look
+from raftstore.testing.rot.trial import WAYS, Answer, GoneOn, Way, go_on, look
 
 TIMEOUT_S: Final = 60.0
 
@@ -41,6 +41,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     scratch: str
     verify: bool = True
+    write: bool = False
     plant: str | None = None
     keep: str | None = None
     """Where to put the damaged store, if it is not to be judged but to be kept."""
@@ -146,10 +147,7 @@ class _Helper:
 
 def _judged(specimen: Specimen, case: Case, fault: Fault, place: Path) -> tuple[Outcome, str]:
     def body() -> bytes:
-        logging.disable(logging.CRITICAL)
-        make_quick()
-        if case.plant is not None:
-            plant(case.plant)
+        _prepare(case)
         return msgspec.msgpack.encode(look(case.order.plan.config(place), case.way, verify=case.verify))
 
     status, output = forked(body, TIMEOUT_S)
@@ -157,7 +155,28 @@ def _judged(specimen: Specimen, case: Case, fault: Fault, place: Path) -> tuple[
         return Outcome.HANG, f"no answer within {TIMEOUT_S} s"
     if status != 0:
         return Outcome.DEATH, f"{status}: {output.decode(errors='replace')[-800:]}"
-    return judge(specimen, fault, msgspec.msgpack.decode(output, type=Answer))
+    outcome, words = judge(specimen, fault, msgspec.msgpack.decode(output, type=Answer))
+    return _written(specimen, case, place) if outcome is Outcome.RIGHT and case.write else (outcome, words)
+
+
+def _written(specimen: Specimen, case: Case, place: Path) -> tuple[Outcome, str]:
+    """The store seems whole: what becomes of it when it is written to."""
+
+    def body() -> bytes:
+        _prepare(case)
+        entries = specimen.steps[-1].state.entries
+        return msgspec.msgpack.encode(go_on(case.order.plan.config(place), entries))
+
+    status, output = forked(body, TIMEOUT_S)
+    answer = msgspec.msgpack.decode(output, type=GoneOn) if status == 0 else None
+    return judge_writing(case.order.backend, status, answer)
+
+
+def _prepare(case: Case) -> None:
+    logging.disable(logging.CRITICAL)
+    make_quick()
+    if case.plant is not None:
+        plant(case.plant)
 
 
 def main() -> None:

@@ -21,6 +21,8 @@ from raftstore.testing.rot.specimen import Order, Rest
 RESTS: Final[tuple[Rest, ...]] = ("closed", "closed", "idle", "killed")
 CASES_PER_STORE: Final = 250
 """More cases than that get stores of their own."""
+WRITE_EVERY: Final = 5
+"""Every so manieth store, if nothing is wrong with it, is also written to."""
 FAILURES_MAX: Final = 20
 
 
@@ -147,6 +149,7 @@ class _Run:
             number=number,
             scratch=str(self._scratch / place),
             verify=number % self._verify_every == 0,
+            write=number % WRITE_EVERY == 0,
             plant=self.result.plant,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -19,6 +20,7 @@ from raftstore.testing.crash.workload import META_KEYS
 Way = Literal["lazy", "preload", "MemFirst"]
 """How the store is opened: `MemFirst` and `preload` read everything at once."""
 
+NEW_ENTRIES: Final = 8
 WAYS: Final[tuple[Way, ...]] = ("lazy", "preload", "MemFirst")
 
 
@@ -79,6 +81,38 @@ def look(config: StoreConfig, way: Way, *, verify: bool) -> Answer:
     opened = _read(log)
     log.close()
     return msgspec.structs.replace(answer, opened=opened)
+
+
+class GoneOn(msgspec.Struct, frozen=True):
+    """What a store that seemed whole says after a few more writes."""
+
+    wrong: list[int] = []
+    """Indexes of entries that are not what was written, and of those that are missing without an error."""
+    raised: Told | None = None
+
+
+def go_on(config: StoreConfig, before: Sequence[Entry]) -> GoneOn:
+    """Append to the store, which holds `before`, close it, open it again, and read everything."""
+    entries: list[Entry] = []
+    unread: list[Told] = []
+    last, wanted = 0, {entry.index: entry for entry in before}
+    try:
+        with open_log(config) as log:
+            new = [
+                Entry(log.last.term + 1, log.next_index + n, bytes([n]) * 3000) for n in range(NEW_ENTRIES)
+            ]
+            for entry in new:
+                log.append([entry])
+            log.put_meta("a", b"z" * 900)
+            wanted |= {entry.index: entry for entry in new}
+        with open_log(config) as log:
+            last = log.last_index
+            _read_one_by_one(log, entries, unread)
+    except Exception as error:  # noqa: BLE001
+        return GoneOn(raised=told(error))
+    wrong = [entry.index for entry in entries if wanted.get(entry.index) != entry]
+    missing = [] if len(entries) + len(unread) == len(wanted) else [last + 1]
+    return GoneOn(wrong + missing, unread[0] if unread else None)
 
 
 def _opening(config: StoreConfig, way: Way) -> StoreConfig:
