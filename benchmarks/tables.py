@@ -68,7 +68,8 @@ def print_ratios(rows: list[Row]) -> None:
 
 
 if __name__ == "__main__":
-    report = json.loads(Path(sys.argv[1]).read_text())
-    print_table(report["rows"])
-    print()
-    print_ratios(report["rows"])
+    measured: list[Row] = json.loads(Path(sys.argv[1]).read_text())["rows"]
+    if {name for _, name, _ in COLUMNS} <= {row["workload"] for row in measured}:
+        print_table(measured)
+        print()
+    print_ratios(measured)
