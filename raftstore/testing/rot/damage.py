@@ -56,11 +56,13 @@ class Disk:
         return self.random.choice(self.earlier).get(name) if self.earlier else None
 
 
-def choose(files: Files, earlier: Sequence[Files], random: Random) -> Fault:
-    """A fault that changes something."""
-    disk = Disk(files, earlier, random)
+def choose(
+    files: Files, earlier: Sequence[Files], random: Random, kinds: Sequence[str] | None = None
+) -> Fault:
+    """A fault, of these kinds only, that changes something."""
+    disk, kinds = Disk(files, earlier, random), list(KINDS) if kinds is None else kinds
     for _ in range(ATTEMPTS):
-        kind = random.choices(list(KINDS), [weight for weight, _ in KINDS.values()])[0]
+        kind = random.choices(kinds, [KINDS[kind][0] for kind in kinds])[0]
         found = KINDS[kind][1](disk)
         if found is not None and any(files.get(name) != data for name, data in found[1].items()):
             return Fault(kind, *found)

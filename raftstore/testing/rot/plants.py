@@ -9,6 +9,8 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+import msgspec
+
 
 def _module(name: str) -> Any:
     return importlib.import_module(name)
@@ -29,16 +31,6 @@ def _witness_ignored() -> None:
 
 def _segmented_no_checksum() -> None:
     _module("raftstore_segmented.segment").checksum = _answering(_answering(0))
-
-
-def _damage_taken_for_torn() -> None:
-    scan, recovery = _module("raftstore_segmented.scan"), _module("raftstore_segmented.recovery")
-
-    def look_beyond(*where: Any) -> Any:
-        return scan.Rest(scan.look_beyond(*where).stop, None)
-
-    recovery.look_beyond = look_beyond
-    _witness_ignored()
 
 
 def _lmdb_no_checksum() -> None:
@@ -77,25 +69,31 @@ def _rocksdb_clean_mark_ignored() -> None:
     _witness_ignored()
 
 
-SEGMENTED, LMDB, ROCKSDB = ("segmented",), ("lmdb",), ("rocksdb",)
+class Plant(msgspec.Struct, frozen=True):
+    """A bug: where it can be put in, and the kinds of faults that find it soonest; None: all do."""
 
-PLANTS: Final[Mapping[str, tuple[tuple[str, ...], Callable[[], None]]]] = {
-    "witness ignored": ((*SEGMENTED, *LMDB, *ROCKSDB), _witness_ignored),
-    "no checksums": (SEGMENTED, _segmented_no_checksum),
-    "damage taken for a torn end": (SEGMENTED, _damage_taken_for_torn),
-    "no checksums in lmdb": (LMDB, _lmdb_no_checksum),
-    "end not proved in lmdb": (LMDB, _lmdb_end_not_proved),
-    "no checksums in rocksdb": (ROCKSDB, _rocksdb_no_checksum),
-    "clean mark ignored in rocksdb": (ROCKSDB, _rocksdb_clean_mark_ignored),
+    put_in: Callable[[], None]
+    backends: tuple[str, ...]
+    kinds: tuple[str, ...] | None = None
+
+
+ENDS: Final = ("deleted file", "truncated file", "stale file")
+
+PLANTS: Final[Mapping[str, Plant]] = {
+    "witness ignored": Plant(_witness_ignored, ("segmented", "lmdb", "rocksdb"), ENDS),
+    "no checksums": Plant(_segmented_no_checksum, ("segmented",)),
+    "no checksums in lmdb": Plant(_lmdb_no_checksum, ("lmdb",)),
+    "end not proved in lmdb": Plant(_lmdb_end_not_proved, ("lmdb",), ENDS),
+    "no checksums in rocksdb": Plant(_rocksdb_no_checksum, ("rocksdb",)),
+    "clean mark ignored in rocksdb": Plant(_rocksdb_clean_mark_ignored, ("rocksdb",), ENDS),
 }
-"""By name: the backends that it can be put into, and how."""
 
 
 def plant(name: str) -> None:
     """Put the bug `name` into this process, for good."""
-    PLANTS[name][1]()
+    PLANTS[name].put_in()
 
 
 def plants_for(backend: str) -> list[str]:
-    """The bugs that can be put into `backend`."""
-    return [name for name, (backends, _) in PLANTS.items() if backend in backends]
+    """The bugs that can be put into `backend`, by name."""
+    return [name for name, plant in PLANTS.items() if backend in plant.backends]

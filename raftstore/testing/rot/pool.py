@@ -43,12 +43,14 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     verify: bool = True
     write: bool = False
     plant: str | None = None
+    kinds: list[str] | None = None
+    """Of faults; None: all."""
     keep: str | None = None
     """Where to put the damaged store, if it is not to be judged but to be kept."""
 
     def fault(self, specimen: Specimen) -> Fault:
         random = Random(f"{self.seed}/{self.order.name}/{self.number}")
-        return choose(specimen.files, specimen.earlier, random)
+        return choose(specimen.files, specimen.earlier, random, self.kinds)
 
     @property
     def way(self) -> Way:

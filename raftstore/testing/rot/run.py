@@ -74,18 +74,19 @@ def examine_rot(
     plant: str | None = None,
     verify_every: int = 1,
     keep: Path | None = None,
+    kinds: Sequence[str] | None = None,
     until_bad: bool = False,
 ) -> Result:
     """Damage stores of `backend` in `cases` ways, each alone, and judge what becomes of each.
 
     `verify_every`: only every so manieth store is verified too. `keep`: a directory for the damaged stores
-    of the first failures. `until_bad`: stop at the first failure.
+    of the first failures. `kinds`: of faults, see `damage.KINDS`. `until_bad`: stop at the first failure.
     """
     with ExitStack() as stack:
         scratch = Path(tempfile.mkdtemp(prefix="raftstore-rot-", dir=_memory()))
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         pools = [stack.enter_context(Pool()) for _ in range(jobs)]
-        run = _Run(scratch, Result(backend=backend, seed=seed, plant=plant), verify_every, keep)
+        run = _Run(scratch, Result(backend=backend, seed=seed, plant=plant), verify_every, keep, kinds)
         begin = time.monotonic()
         run.go(pools, cases, until_bad=until_bad)
         run.result.seconds = round(time.monotonic() - begin, 1)
@@ -98,10 +99,18 @@ def _memory() -> Path | None:
 
 
 class _Run:
-    def __init__(self, scratch: Path, result: Result, verify_every: int, keep: Path | None) -> None:
+    def __init__(
+        self,
+        scratch: Path,
+        result: Result,
+        verify_every: int,
+        keep: Path | None,
+        kinds: Sequence[str] | None,
+    ) -> None:
         self._scratch = scratch
         self._verify_every = verify_every
         self._keep = keep
+        self._kinds = None if kinds is None else list(kinds)
         self.result = result
 
     def go(self, pools: Sequence[Pool], cases: int, *, until_bad: bool) -> None:
@@ -151,6 +160,7 @@ class _Run:
             verify=number % self._verify_every == 0,
             write=number % WRITE_EVERY == 0,
             plant=self.result.plant,
+            kinds=self._kinds,
         )
 
     def _one(self, pool: Pool, lane: int, order: Order, number: int) -> None:
