@@ -21,9 +21,10 @@ from raftstore.testing.crash.events import Kind, decode
 from raftstore.testing.crash.faults import KINDS, fail_at, sweep
 from raftstore.testing.crash.kill import kill_at_calls, kill_at_random
 from raftstore.testing.crash.lab import Fault
+from raftstore.testing.crash.methods import METHODS, method_named
 from raftstore.testing.crash.oracle import Verdict
 from raftstore.testing.crash.plan import Plan
-from raftstore.testing.crash.plants import plants_for
+from raftstore.testing.crash.plants import PLANTS, plants_for
 from raftstore.testing.crash.powercut import Explorer, Instant
 from raftstore.testing.crash.record import CannotRecordError, Op, Record, build_shim
 from raftstore.testing.crash.recovery import cut_again
@@ -112,9 +113,13 @@ def test_a_call_that_fails_loses_nothing(bench: Bench, backend: str, name: str) 
 def test_a_planted_bug_is_caught(bench: Bench, name: str) -> None:
     settings = Settings(backend="segmented", seconds=0, seed=1)
     lane = Lane(settings, bench)
-    lane.catch(next(plant for plant in plants_for("segmented") if plant.name == name))
+    lane.catch(method_named("power cut"), next(p for p in plants_for("segmented") if p.name == name))
     assert [planted.verdict for planted in bench.tally.planted] != [None]
     assert not bench.tally.failures
+
+
+def test_every_bug_that_can_be_planted_must_be_found_by_some_method() -> None:
+    assert {name for method in METHODS for name in method.plants} == {plant.name for plant in PLANTS}
 
 
 @segmented
@@ -145,8 +150,9 @@ def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path
 @segmented
 def test_the_command_prints_numbers_and_writes_a_table(tmp_path: Path) -> None:
     file = tmp_path / "report.md"
-    command = [sys.executable, "-m", "raftstore.testing.crash", "--backend", "segmented", "--method", "kill"]
-    command += ["--seconds", "0.2", "--lanes", "1", "--seed", "3", "--quick", "--report", str(file)]
+    command = [sys.executable, "-m", "raftstore.testing.crash", "--backend", "segmented"]
+    command += ["--method", "kill at any time", "--seconds", "0.2", "--lanes", "1", "--seed", "3"]
+    command += ["--report", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "segmented: seed 3" in done.stdout

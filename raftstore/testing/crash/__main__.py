@@ -14,8 +14,8 @@ from pathlib import Path
 
 import msgspec
 
-from raftstore.testing.crash import straced
-from raftstore.testing.crash.campaign import METHODS, Settings, run_lane
+from raftstore.testing.crash.campaign import Settings, run_lane
+from raftstore.testing.crash.methods import METHODS
 from raftstore.testing.crash.record import CannotRecordError, build_shim
 from raftstore.testing.crash.report import Outcome, as_markdown, as_text, report
 from raftstore.testing.crash.tally import Tally
@@ -35,13 +35,13 @@ def main() -> int:
             begin = time.monotonic()
             settings = Settings(
                 backend=backend,
-                methods=tuple(arguments.method or METHODS),
+                methods=arguments.method or [method.name for method in METHODS],
+                plants=not arguments.no_plants,
                 seconds=arguments.seconds,
                 images=arguments.images,
                 seed=seed,
                 lanes=arguments.lanes,
                 keep_in=arguments.keep,
-                full_sweep=not arguments.quick,
             )
             tally = _run_lanes(settings, shim)
             tally.notes += notes
@@ -65,12 +65,13 @@ def _end(_number: int, _frame: object) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m raftstore.testing.crash", description=__doc__)
     parser.add_argument("--backend", action="append", required=True, help="a registered backend; repeatable")
-    parser.add_argument("--method", action="append", choices=METHODS, help="repeatable; default: all")
+    names = [method.name for method in METHODS]
+    parser.add_argument("--method", action="append", choices=names, help="repeatable; default: all")
+    parser.add_argument("--no-plants", action="store_true", help="plant no bugs first")
     parser.add_argument("--seconds", type=float, default=120.0, help="for each backend, after the plants")
     parser.add_argument("--images", type=int, help="end after so many different images")
     parser.add_argument("--seed", type=int, help="default: the time")
     parser.add_argument("--lanes", type=int, default=os.cpu_count() or 1, help="processes beside each other")
-    parser.add_argument("--quick", action="store_true", help="do not fail every single call of a workload")
     parser.add_argument("--keep", metavar="DIR", help="keep the images of failures there")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--report", metavar="FILE", help="write the numbers as a Markdown table, too")
@@ -83,15 +84,7 @@ def _shim(directory: Path) -> tuple[Path | None, list[str]]:
     try:
         return build_shim(directory), []
     except CannotRecordError as error:
-        return None, [f"faults, kills at calls and second power cuts: {error}", *_strace_notes()]
-
-
-def _strace_notes() -> list[str]:
-    try:
-        straced.find_strace()
-    except CannotRecordError as error:
-        return [f"power cuts: {error}"]
-    return []
+        return None, [str(error)]
 
 
 def _run_lanes(settings: Settings, shim: Path | None) -> Tally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,8 @@ class Bench:
         self.shim = shim
         self.deadline = float("inf")
         """By `time.monotonic`: after it, methods begin nothing more."""
+        self.is_enough: Callable[[Tally], bool] = lambda tally: False
+        """Whether what was counted is enough: then, too, methods begin nothing more."""
         self.tally = Tally()
         self.lab = Lab(shim, place)
         self.checker = Checker()
@@ -45,7 +48,8 @@ class Bench:
 
     @property
     def is_over(self) -> bool:
-        return time.monotonic() >= self.deadline
+        """Whether to begin nothing more."""
+        return time.monotonic() >= self.deadline or self.is_enough(self.tally)
 
     @property
     def can_record(self) -> bool:

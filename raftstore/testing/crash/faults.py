@@ -7,10 +7,13 @@ import itertools
 from random import Random
 from typing import Final
 
+import msgspec
+
 from raftstore.testing.crash.bench import Bench
 from raftstore.testing.crash.disk import Disk
 from raftstore.testing.crash.events import Kind
 from raftstore.testing.crash.lab import Fault
+from raftstore.testing.crash.method import Round
 from raftstore.testing.crash.oracle import Verdict
 from raftstore.testing.crash.plan import Plan
 from raftstore.testing.crash.powercut import Explorer
@@ -36,6 +39,58 @@ KINDS: Final = {
     "any ENOSPC": Fault(WRITE | ALLOCATE | OPEN | RENAME | MKDIR, 0, "fail", errno.ENOSPC),
     "any EIO": Fault(255, 0, "fail", errno.EIO),
 }
+
+WAYS: Final = tuple(itertools.product(sorted(KINDS), (False, True)))
+"""Every kind, once and for good."""
+EVERY_CALL_STEPS: Final = 18
+"""Calls in the workloads whose every I/O call is failed."""
+EVERY_CALL_ROUNDS: Final = 2 * len(WAYS)
+"""Each way on a workload of `DiskFirst` and on one of `MemFirst`."""
+SOME_CALLS: Final = 7
+
+
+def fail_every_call(round_: Round) -> None:
+    """One way of failing, at each call of one of two short workloads."""
+    which, way = divmod(round_.number % EVERY_CALL_ROUNDS, len(WAYS))
+    if round_.plant is not None:
+        _find(round_)
+        return
+    plan = Plan(
+        backend=round_.backend,
+        seed=round_.seed,
+        steps=EVERY_CALL_STEPS,
+        strategy=("DiskFirst", "MemFirst")[which],
+        policy=("Immediate", "Batch")[which],
+        mix="plain",
+    )
+    name, sticky = WAYS[way]
+    sweep(round_.bench, plan, name, sticky=sticky)
+
+
+def _find(round_: Round) -> None:
+    """The planted bug, soon: at some calls, by what it most likely falls over."""
+    plan = msgspec.structs.replace(round_.plan(plain=True), mix="plain")
+    for name in ("write short", "write EIO", "sync EIO"):
+        sweep(round_.bench, plan, name, sticky=False, step=7, first=15 + round_.number)
+
+
+def fail_some_calls(round_: Round) -> None:
+    """Three ways of failing, at every few calls of one workload."""
+    random = round_.random
+    plan = round_.plan(plain=round_.number % 3 != 0)
+    for name in random.sample(sorted(KINDS), 3):
+        first = random.randint(1, SOME_CALLS)
+        sweep(round_.bench, plan, name, sticky=random.random() < 0.5, step=SOME_CALLS, first=first)
+
+
+def fail_a_sync(round_: Round) -> None:
+    """One workload, in which one sync fails in turn and its pages are lost."""
+    first = round_.random.randint(1, SOME_CALLS)
+    for number in itertools.count(first, SOME_CALLS):
+        if round_.is_over or not failed_sync(
+            round_.bench, round_.explorer, round_.plan(), number, round_.random
+        ):
+            return
 
 
 def sweep(bench: Bench, plan: Plan, name: str, *, sticky: bool, step: int = 1, first: int = 1) -> None:

@@ -11,10 +11,27 @@ from typing import Final
 from raftstore.testing.crash.bench import Bench
 from raftstore.testing.crash.faults import OPEN, WRITE
 from raftstore.testing.crash.lab import Action, Fault
+from raftstore.testing.crash.method import Round
 from raftstore.testing.crash.plan import Plan
 
 _KINDS: Final[dict[Action, int]] = {"kill": 255 - OPEN, "kill half": WRITE}
 """At which calls: all but opening; in the middle of writes."""
+STEP: Final = 9
+"""Of the calls of a workload, every so manieth is one to be killed at."""
+
+
+def at_any_time(round_: Round) -> None:
+    """Four workloads, each killed once."""
+    for other in range(4):
+        if not round_.is_over:
+            kill_at_random(round_.bench, round_.plan(other=other), round_.random)
+
+
+def at_calls(round_: Round) -> None:
+    """One workload, killed at every few calls, and in the middle of every few writes."""
+    for action in _KINDS:
+        first = round_.random.randint(1, STEP)
+        kill_at_calls(round_.bench, round_.plan(), action, step=STEP, first=first)
 
 
 def kill_at_random(bench: Bench, plan: Plan, random: Random) -> None:

@@ -69,11 +69,13 @@ def _text_of(outcome: Outcome) -> list[str]:
         f"({_listed(tally.unique)}), at {tally.instants} instants",
         f"  kills: {tally.kills}; faults: {sum(tally.faults.values())} ({_listed(tally.faults)})",
     ]
+    if tally.done:
+        lines.append(f"  {_listed(tally.done)}")
     lines += [f"  {method}: {_listed(counts)}" for method, counts in sorted(tally.verdicts.items())]
     if tally.planted:
         caught = [planted for planted in tally.planted if planted.verdict is not None]
         lines.append(f"  planted bugs caught: {len(caught)}/{len(tally.planted)}")
-        lines += [f"  NOT CAUGHT: {p.name}" for p in tally.planted if p.verdict is None]
+        lines += [f"  NOT CAUGHT by {p.method}: {p.name}" for p in tally.planted if p.verdict is None]
     lines += [f"  refused, as explained, {count} times: {why}" for why, count in tally.explained.items()]
     lines += [f"  SKIPPED: {note}" for note in tally.notes]
     for failure in tally.failures:
@@ -96,6 +98,8 @@ def as_markdown(whole: Report) -> str:
     rows.append(("SIGKILLs", *[_number(t.kills) for t in tallies]))
     kinds = sorted({kind for tally in tallies for kind in tally.faults})
     rows += [(f"faults: {kind}", *[_number(t.faults.get(kind, 0)) for t in tallies]) for kind in kinds]
+    things = sorted({thing for tally in tallies for thing in tally.done})
+    rows += [(thing, *[_number(t.done.get(thing, 0)) for t in tallies]) for thing in things]
     rows += [(verdict.value, *[_number(t.total(verdict)) for t in tallies]) for verdict in Verdict]
     rows.append(("planted bugs caught", *[_caught(t) for t in tallies]))
     rows.append(("seed", *[str(outcome.seed) for outcome in whole.outcomes]))

@@ -32,6 +32,7 @@ class Failure(msgspec.Struct, frozen=True):
 class Planted(msgspec.Struct, frozen=True):
     """A bug that was planted, and how it was caught, if it was."""
 
+    method: str
     name: str
     verdict: Verdict | None
     words: str = ""
@@ -51,12 +52,18 @@ class Tally(msgspec.Struct):
     faults: Counts = {}
     """Faults that happened, by kind."""
     kills: int = 0
+    done: Counts = {}
+    """Whatever else a method counts, by what it is."""
     explained: Counts = {}
     """Refusals that are known, by their reason; they are among the verdicts, but no failures."""
     planted: list[Planted] = []
     failures: list[Failure] = []
     notes: list[str] = []
     """What was skipped, and why."""
+
+    def did(self, what: str, count: int = 1) -> None:
+        """Something that the report should show happened once more."""
+        add(self.done, what, count)
 
     def count(self, method: str, verdict: Verdict) -> None:
         add(self.verdicts.setdefault(method, {}), verdict.value)
@@ -75,6 +82,8 @@ class Tally(msgspec.Struct):
             add(self.unique, name, count)
         for name, count in other.faults.items():
             add(self.faults, name, count)
+        for what, count in other.done.items():
+            add(self.done, what, count)
         for reason, count in other.explained.items():
             add(self.explained, reason, count)
         for method, counts in other.verdicts.items():

@@ -1,0 +1,85 @@
+"""The table of all methods: what a run of the crash tests does."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from raftstore.testing.crash import cuts, faults, kill
+from raftstore.testing.crash.bench import Bench
+from raftstore.testing.crash.method import Method
+
+
+def _a_compiler(bench: Bench) -> str | None:
+    return None if bench.shim is not None else "a C compiler (cc, gcc or clang), to record and fail calls"
+
+
+def _a_recorder(bench: Bench) -> str | None:
+    return None if bench.can_record else "a C compiler (cc, gcc or clang), or strace, to record calls"
+
+
+METHODS: Final = (
+    Method(
+        name="every call",
+        about="Each I/O call of a short workload fails in turn, once and from then on, in every way.",
+        run=faults.fail_every_call,
+        needs=_a_compiler,
+        rounds=faults.EVERY_CALL_ROUNDS,
+        plants=("failed write forgotten", "short write ignored"),
+    ),
+    Method(
+        name="power cut",
+        about="Recorded I/O of a workload; every disk that a power cut may leave is opened.",
+        run=cuts.run,
+        needs=_a_recorder,
+        share=6.0,
+        plants=(
+            "durable index published early",
+            "truncate and append in two writes",
+            "no directory fsync",
+            "no fsync",
+            "vote not synced",
+            "vote not synced in rocksdb",
+            "no sync before the next segment",
+            "torn tail not cut",
+            "no checksum",
+            "recycled bytes accepted",
+            "purged before its anchor is durable",
+            "lmdb sync=False",
+            "lmdb metasync=False",
+            "rocksdb every other write unsynced",
+        ),
+    ),
+    Method(
+        name="failed sync",
+        about="A sync fails and its pages are lost, though later syncs succeed; then the power is cut.",
+        run=faults.fail_a_sync,
+        needs=_a_compiler,
+        share=0.5,
+        plants=("fsync retried",),
+    ),
+    Method(
+        name="kill at a call",
+        about="SIGKILL at every few calls that change a file, and in the middle of writes.",
+        run=kill.at_calls,
+        needs=_a_compiler,
+        share=2.0,
+        plants=("acknowledged before written",),
+    ),
+    Method(
+        name="kill at any time",
+        about="SIGKILL at a random time.",
+        run=kill.at_any_time,
+        share=0.5,
+    ),
+    Method(
+        name="fault",
+        about="Some I/O calls of workloads of all kinds fail, once or from then on.",
+        run=faults.fail_some_calls,
+        needs=_a_compiler,
+    ),
+)
+
+
+def method_named(name: str) -> Method:
+    """The method of that name. Raises `KeyError`."""
+    return {method.name: method for method in METHODS}[name]
