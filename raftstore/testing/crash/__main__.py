@@ -10,10 +10,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
+from raftstore.testing.crash.block_mount import CannotMountError, enter_private_mounts
 from raftstore.testing.crash.campaign import Settings, run_lane
 from raftstore.testing.crash.methods import METHODS
 from raftstore.testing.crash.record import CannotRecordError, build_shim
@@ -114,6 +116,8 @@ def _start(settings: Settings, shim: Path | None) -> subprocess.Popen[bytes]:
 
 def _be_lane(settings: str, shim: str | None) -> int:
     decoded = msgspec.json.decode(settings, type=Settings)
+    with suppress(CannotMountError):
+        enter_private_mounts()
     tally = run_lane(decoded, None if shim is None else Path(shim))
     sys.stdout.buffer.write(msgspec.json.encode(tally))
     return 0

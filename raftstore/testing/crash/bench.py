@@ -72,7 +72,7 @@ class Bench:
         history = History(plan)
         for event in run.events:
             history.feed(event)
-        verdict, words = self._of_process(run, history, killed=killed)
+        verdict, words = self.of_process(run, history, killed=killed)
         if verdict is Verdict.OK:
             found = self.checker.check(plan, self.lab.scratch / "arena" / STORE)
             if isinstance(found, Observation):
@@ -84,7 +84,8 @@ class Bench:
             self.tally.fail(verdict, f"{plan.title}; {where}", f"{words}\n{run.words[-1500:]}".strip())
         return verdict, history
 
-    def _of_process(self, run: Run, history: History, *, killed: bool) -> tuple[Verdict, str]:
+    def of_process(self, run: Run, history: History, *, killed: bool) -> tuple[Verdict, str]:
+        """How the process itself ended, whatever is found in its store."""
         if run.status is None:
             return Verdict.HANG, "the process did not end"
         if Kind.BROKEN in history.told or (run.status != 0 and not killed):

@@ -85,6 +85,7 @@ class _Driver:
         try:
             log = open_log(self._config)
         except (OSError, RaftStoreError) as error:
+            self._stopped.set()
             self._tell(Kind.FAILED, 0)
             self._explain(f"opening: {error!r}\n")
             raise _StopError from error
@@ -123,10 +124,10 @@ class _Driver:
             thread.join()
 
     def _work(self) -> None:
-        while not self._stopped.is_set():
+        while True:
             with self._accepting:
                 number = self._next
-                if number >= len(self._steps):
+                if number >= len(self._steps) or self._stopped.is_set():
                     break
                 self._next += 1
                 receipt = self._perform(number, self._steps[number])

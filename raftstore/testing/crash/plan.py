@@ -28,7 +28,7 @@ SMALL_OPTIONS: Final[Mapping[str, Mapping[str, object]]] = MappingProxyType(
 
 
 class Resume(msgspec.Struct, frozen=True):
-    """Where the workload of an earlier plan was cut short: begin at the state after one of its steps."""
+    """Where an earlier workload was cut short: begin at the state after one of its steps."""
 
     step: int
     commit: int
@@ -50,15 +50,16 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """A bug to put into the backend first, by name, see `plants`."""
     options: dict[str, int] | None = None
     """Of the backend; None: those of `SMALL_OPTIONS`."""
-    resume: Resume | None = None
+    resumes: tuple[Resume, ...] = ()
+    """Each begins in the workload before it."""
 
     def workload(self) -> Workload:
         """The calls, and the state after each."""
         whole = generate(Random(f"{self.seed}/{self.mix}"), self.steps, self.mix)
-        if self.resume is None:
-            return whole
-        model = LogModel.of(whole.steps[self.resume.step].state, self.resume.commit)
-        return generate(Random(self.resume.seed), self.resume.steps, self.mix, model)
+        for resume in self.resumes:
+            model = LogModel.of(whole.steps[resume.step].state, resume.commit)
+            whole = generate(Random(resume.seed), resume.steps, self.mix, model)
+        return whole
 
     def config(self, path: Path) -> StoreConfig:
         """The store's config at `path`."""

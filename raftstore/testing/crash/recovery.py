@@ -33,7 +33,7 @@ def cut_again(
     if not states.matching:
         return
     resume = Resume(states.matching[0], found.commit, random.randrange(1 << 30), STEPS)
-    resumed = msgspec.structs.replace(plan, resume=resume, threads=1)
+    resumed = msgspec.structs.replace(plan, resumes=(*plan.resumes, resume), threads=1)
     arena = bench.lab.arena()
     image.write(arena)
     disk = Disk(model)

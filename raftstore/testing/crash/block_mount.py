@@ -1,0 +1,139 @@
+"""File systems of a test's own, each in one file, mounted where only this process and its children see them.
+
+Root only. The mounts are in a mount namespace of this process, and every loop device frees itself when it is
+unmounted: whatever ends the process, SIGKILL included, the kernel takes both away.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final, Literal
+
+FileSystem = Literal["ext4", "xfs"]
+FILE_SYSTEMS: Final[tuple[FileSystem, ...]] = ("ext4", "xfs")
+
+_SIZES: Final[dict[FileSystem, int]] = {"ext4": 32 << 20, "xfs": 304 << 20}
+"""In bytes: enough for a short workload; xfs cannot be smaller."""
+_MKFS: Final[dict[FileSystem, tuple[str, ...]]] = {
+    "ext4": ("mkfs.ext4", "-q", "-F", "-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0"),
+    "xfs": ("mkfs.xfs", "-q", "-f"),
+}
+_PACKAGES: Final[dict[FileSystem, str]] = {"ext4": "e2fsprogs", "xfs": "xfsprogs"}
+_OPTIONS: Final[dict[FileSystem, str]] = {"ext4": "loop", "xfs": "loop,nouuid"}
+_NEW_MOUNTS: Final = 0x00020000
+"""The flag CLONE_NEWNS of `unshare`."""
+COMMAND_S: Final = 60.0
+BUSY_S: Final = 10.0
+"""How long `unmount` waits for those who still have a file open there."""
+_private: Final[list[int]] = []
+"""The process that has called `enter_private_mounts`; its children have its mounts."""
+
+
+class CannotMountError(Exception):
+    """File systems cannot be mounted here, or this one cannot; says why."""
+
+
+def enter_private_mounts() -> None:
+    """From here on mounts of this process are its own, and go with it and its children.
+
+    Call it once, before there are threads or children. Raises `CannotMountError`.
+    """
+    if os.geteuid() != 0:
+        raise CannotMountError("mounting a file system needs root")
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.unshare(_NEW_MOUNTS):
+        raise CannotMountError(f"no mount namespace: {os.strerror(ctypes.get_errno())}")
+    _command("mount", "--make-rprivate", "/")
+    _private.append(os.getpid())
+
+
+def _check_private() -> None:
+    if os.geteuid() != 0:
+        raise CannotMountError("mounting a file system needs root")
+    if os.getpid() not in _private:
+        raise CannotMountError("mounting needs a process with mounts of its own, as the command's are")
+    if not Path("/dev/loop-control").exists():
+        raise CannotMountError("there are no loop devices (/dev/loop-control)")
+
+
+def make(kind: FileSystem, image: Path) -> None:
+    """Write an empty file system of that kind into the file `image`. Raises `CannotMountError`."""
+    if shutil.which(_MKFS[kind][0]) is None:
+        raise CannotMountError(f"there is no {_MKFS[kind][0]}: install {_PACKAGES[kind]}")
+    with image.open("wb") as stream:
+        stream.truncate(_SIZES[kind])
+    _command(*_MKFS[kind], str(image))
+
+
+def mount(kind: FileSystem, image: Path, place: Path, *options: str) -> None:
+    """Mount it at the directory `place`, as after a power cut: its journal is replayed."""
+    _command("mount", "-t", kind, "-o", ",".join((_OPTIONS[kind], *options)), str(image), str(place))
+
+
+def unmount(place: Path) -> None:
+    """Undo `mount`, when the last file there is closed. Raises `CannotMountError` after `BUSY_S`."""
+    end = time.monotonic() + BUSY_S
+    while True:
+        try:
+            _command("umount", str(place))
+        except CannotMountError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.02)
+        else:
+            return
+
+
+@contextmanager
+def mounted(kind: FileSystem, image: Path, place: Path, *options: str) -> Generator[Path]:
+    """Mounted inside the block, and not after it, whatever happened."""
+    mount(kind, image, place, *options)
+    try:
+        yield place
+    finally:
+        unmount(place)
+
+
+@cache
+def lacking(kind: FileSystem) -> str | None:
+    """Why file systems of that kind cannot be mounted by this process, found by trying, or None."""
+    try:
+        _check_private()
+        with TemporaryDirectory(prefix="raftstore-mount-") as scratch:
+            image, place = Path(scratch, "image"), Path(scratch, "place")
+            place.mkdir()
+            make(kind, image)
+            with mounted(kind, image, place):
+                return None
+    except (CannotMountError, OSError) as error:
+        return f"{kind}: {error}"
+
+
+def mountable() -> list[FileSystem]:
+    """The kinds that this process can mount."""
+    return [kind for kind in FILE_SYSTEMS if lacking(kind) is None]
+
+
+def not_mountable() -> str | None:
+    """Why none of them can be mounted, with what to install or to be, or None."""
+    return None if mountable() else "; ".join(sorted({lacking(kind) or "" for kind in FILE_SYSTEMS}))
+
+
+def _command(*arguments: str) -> None:
+    try:
+        done = subprocess.run(arguments, capture_output=True, timeout=COMMAND_S, check=False, text=True)
+    except OSError as error:
+        reason = "is not installed" if error.errno == errno.ENOENT else str(error)
+        raise CannotMountError(f"{arguments[0]} {reason}") from error
+    if done.returncode:
+        raise CannotMountError(f"{' '.join(arguments)}: {done.stderr.strip() or done.returncode}")
