@@ -22,7 +22,7 @@ from raftstore.room import RoomWaiter
 from raftstore.status import RecoveryReport, Status
 from raftstore.storeconfig import StoreConfig
 from raftstore.strategy import MemFirst
-from raftstore.waiting import FutureWaiter, Waitable
+from raftstore.waiting import Waitable
 from raftstore.write import Write
 
 T = TypeVar("T")
@@ -44,6 +44,7 @@ class AsyncRaftLog:
         self.log = log
         self._session = log._session  # pyright: ignore[reportPrivateUsage]
         self._pipeline = self._session.pipeline
+        self._limits = log.config.limits
         self._queue = asyncio.Lock()  # Keeps the order of calls when they have to wait for room.
 
     async def __aenter__(self) -> AsyncRaftLog:
@@ -159,22 +160,22 @@ class AsyncRaftLog:
     # --- writes ------------------------------------------------------------------------------------------
 
     async def append(self, entries: Sequence[Entry]) -> LogId:
-        return await self._run(operations.append(entries, self.config.limits))
+        return await self._run(operations.append(entries, self._limits))
 
     async def propose(self, term: int, payloads: Sequence[bytes], kind: int = 0) -> range:
-        return await self._run(operations.propose(term, payloads, kind, self.config.limits))
+        return await self._run(operations.propose(term, payloads, kind, self._limits))
 
     async def splice(self, prev: LogId, entries: Sequence[Entry]) -> Splice:
-        return await self._run(operations.splice(prev, entries, self.config.limits))
+        return await self._run(operations.splice(prev, entries, self._limits))
 
     async def submit(self, entries: Sequence[Entry]) -> Receipt:
-        return (await self._submit(operations.append(entries, self.config.limits)))[0]
+        return (await self._submit(operations.append(entries, self._limits)))[0]
 
     async def submit_propose(self, term: int, payloads: Sequence[bytes], kind: int = 0) -> Receipt:
-        return (await self._submit(operations.propose(term, payloads, kind, self.config.limits)))[0]
+        return (await self._submit(operations.propose(term, payloads, kind, self._limits)))[0]
 
     async def submit_splice(self, prev: LogId, entries: Sequence[Entry]) -> Receipt:
-        receipt, outcome = await self._submit(operations.splice(prev, entries, self.config.limits))
+        receipt, outcome = await self._submit(operations.splice(prev, entries, self._limits))
         receipt.splice = outcome
         return receipt
 
@@ -203,8 +204,7 @@ class AsyncRaftLog:
         anchor: LogId | None = None,
         meta: Mapping[str, bytes | None] | None = None,
     ) -> None:
-        limits = self.config.limits
-        await self._run(operations.save(entries, hard_state, truncate_from, anchor, meta, limits))
+        await self._run(operations.save(entries, hard_state, truncate_from, anchor, meta, self._limits))
 
     async def put_meta(self, key: str, value: bytes | None) -> None:
         await self._run(operations.put_meta(key, value))
@@ -232,23 +232,30 @@ class AsyncRaftLog:
     # --- the way of a write ------------------------------------------------------------------------------
 
     async def _run(self, operation: Operation[T]) -> T:
-        write, result = await self._admit(operation)
+        write, result = self._try_admit(operation) or await self._admit_later(operation)
         target = self._pipeline.acknowledgement(operation, write)
         if target is not None:
-            await self._wait(target)
+            if not target.done:
+                future = asyncio.get_running_loop().create_future()
+                self._pipeline.add_waiter(target, future)
+                self._pipeline.schedule()
+                await future
+            if target.error is not None:
+                raise fresh(target.error)
         return result
 
     async def _submit(self, operation: Operation[T]) -> tuple[Receipt, T]:
-        write, result = await self._admit(operation)
+        write, result = self._try_admit(operation) or await self._admit_later(operation)
         self._pipeline.schedule()
         return receipt_of(self._session, write), result
 
-    async def _admit(self, operation: Operation[T]) -> tuple[Write | None, T]:
-        self._session.check_process()
-        if not self._queue.locked():
-            admitted = self._pipeline.try_admit(operation)
-            if admitted is not None:
-                return admitted
+    def _try_admit(self, operation: Operation[T]) -> tuple[Write | None, T] | None:
+        """Accept `operation` at once; None if it has to stand in the queue."""
+        if self._session.gone is not None:
+            self._session.check_process()
+        return None if self._queue.locked() else self._pipeline.try_admit(operation)
+
+    async def _admit_later(self, operation: Operation[T]) -> tuple[Write | None, T]:
         async with self._queue:
             return await self._admit_in_turn(operation)
 
@@ -258,12 +265,12 @@ class AsyncRaftLog:
             return admitted
         if self._pipeline.ledger.is_full:
             await self._run_in_turn(operations.barrier())  # Is there room on the disk again?
-        waiter = FutureWaiter(asyncio.get_running_loop())
-        waiting = RoomWaiter(operation.size, waiter)
+        future = asyncio.get_running_loop().create_future()
+        waiting = RoomWaiter(operation.size, future)
         self._pipeline.queue_for_room(waiting)
         try:
             async with asyncio.timeout(self._pipeline.backpressure_timeout_s):
-                await waiter.future
+                await future
             return self._pipeline.admit_granted(operation, waiting)
         except TimeoutError:
             raise self._pipeline.no_room() from None
@@ -277,10 +284,10 @@ class AsyncRaftLog:
 
     async def _wait(self, target: Waitable) -> None:
         if not target.done:
-            waiter = FutureWaiter(asyncio.get_running_loop())
-            self._pipeline.add_waiter(target, waiter)
+            future = asyncio.get_running_loop().create_future()
+            self._pipeline.add_waiter(target, future)
             self._pipeline.schedule()
-            await waiter.future
+            await future
         if target.error is not None:
             raise fresh(target.error)
 

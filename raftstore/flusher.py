@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
-from threading import Thread, current_thread
+from threading import Thread, current_thread, get_ident
 from typing import Final
 
 from raftstore.pipeline import COMMIT_DELAY_S, IDLE_S, Pipeline
@@ -29,41 +29,50 @@ class Flusher:
         self._pipeline = pipeline
         self._store = store
         self._when_abandoned = when_abandoned
-        # A SimpleQueue, because its `put` may run inside a garbage collection in any thread.
-        self._wishes: SimpleQueue[bool] = SimpleQueue()
+        # What is in it wakes the thread, which then looks at everything: more than one is not needed. A
+        # SimpleQueue, because its `put` may run inside a garbage collection in any thread.
+        self._calls: SimpleQueue[bool] = SimpleQueue()
         self._looks_again = 0.0
+        """When the thread wakes if nobody calls. Only the thread itself changes it."""
         self._witnessed = (0, 0.0)
         self._maintained = 0
         self._reclaimable = 0
         self._stopped = False
         self._abandoned = False
         self._thread = Thread(target=self._run, name="raftstore-flusher", daemon=True)
+        self._ident = 0
         pipeline.wish = self.wish
+        pipeline.is_awaited = self._is_called
 
     def start(self) -> None:
         self._thread.start()
+
+    def _is_called(self) -> bool:
+        return not self._calls.empty()
 
     def wish(self, delay_s: float) -> None:
         """Look again in `delay_s` seconds at the latest."""
         at = time.monotonic() + delay_s
         if at < self._looks_again:
-            self._looks_again = at
-            if current_thread() is not self._thread:
-                self._wishes.put(True)
+            if get_ident() == self._ident:
+                self._looks_again = at
+            elif self._calls.empty():
+                self._calls.put(True)
 
     def abandon(self) -> None:
         """The log is garbage: flush, close the store, end. Takes no lock and waits for nothing."""
         self._abandoned = True
-        self._wishes.put(True)
+        self._calls.put(True)
 
     def stop(self) -> None:
         """End the thread and wait for it, unless this is it."""
         self._stopped = True
-        self._wishes.put(True)
+        self._calls.put(True)
         if self._thread is not current_thread():
             self._thread.join()
 
     def _run(self) -> None:
+        self._ident = get_ident()
         while not self._stopped:
             try:
                 self._sleep()
@@ -79,9 +88,9 @@ class Flusher:
     def _sleep(self) -> None:
         delay = self._looks_again - time.monotonic()
         try:
-            self._wishes.get(timeout=None if delay == _NEVER else max(delay, 0))
-            while True:
-                self._wishes.get_nowait()
+            self._calls.get(timeout=None if delay == _NEVER else max(delay, 0))
+            while not self._calls.empty():
+                self._calls.get_nowait()
         except Empty:
             pass
 

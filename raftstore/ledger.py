@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from itertools import chain
 from typing import Final, TypeVar
 
 from raftstore.batch import WriteBatch, merge
@@ -17,7 +18,7 @@ from raftstore.errors import GapError, RaftStoreError, StoreFailedError, StoreFu
 from raftstore.fulldisk import rechain, sort_out
 from raftstore.hardstate import encode_hard_state
 from raftstore.operations import Operation, raised_commit
-from raftstore.policy import FlushPolicy, Pending
+from raftstore.policy import FlushPolicy, Immediate, Pending
 from raftstore.room import Room, RoomWaiter
 from raftstore.view import View
 from raftstore.waiting import IndexWaiter, Waiter
@@ -31,6 +32,7 @@ RETRY_FULL_S = 0.1
 
 
 _NOWHERE: Final = float("inf")
+_NEVER: Final = float("inf")
 
 
 def _taken_back(index: int, number: int, cuts: Sequence[Write]) -> TruncatedError | None:
@@ -53,10 +55,12 @@ def fresh(error: BaseException) -> BaseException:
 class Group:
     """The writes of one flush, in the order of acceptance, and the batch that makes them durable."""
 
-    __slots__ = ("batch", "commit", "to_wake", "writes", "written")
+    __slots__ = ("batch", "commit", "cuts_before", "to_wake", "writes", "written")
 
-    def __init__(self, writes: list[Write], batch: WriteBatch | None, commit: int) -> None:
+    def __init__(self, base: Write, writes: list[Write], batch: WriteBatch | None, commit: int) -> None:
+        """`writes` follow `base`."""
         self.writes = writes
+        self.cuts_before = base.cuts_total
         self.batch = batch
         """None if the writes only wait."""
         self.commit = commit
@@ -69,6 +73,16 @@ class Group:
             return False
         cut, anchor = self.batch.truncate_from, self.batch.anchor
         return (cut is not None and cut < stop) or (anchor is not None and anchor.index >= start)
+
+
+def _append_batch(writes: list[Write]) -> WriteBatch | None:
+    """Of `writes` that only append, or only wait."""
+    number = writes[-1].number
+    if len(writes) == 1:
+        entries = writes[0].entries
+    else:
+        entries = list(chain.from_iterable([write.entries for write in writes]))
+    return WriteBatch(number, None, None, entries) if entries else None
 
 
 class Ledger:
@@ -92,6 +106,7 @@ class Ledger:
         self.commit_raised_at = 0.0
         self.last_flush_end = self.oldest_pending = time.monotonic()
         self._policy = policy
+        self._is_always_due = isinstance(policy, Immediate)
         self._retry_at = 0.0
         self._index_waiters: list[IndexWaiter] = []
         self._withheld: list[Write] = []
@@ -106,14 +121,16 @@ class Ledger:
 
     def accept(self, operation: Operation[T]) -> tuple[Write | None, T]:
         """Decide `operation` against the accepted state; take its write in, if it makes one."""
-        self.check_writable()
-        write, result = operation.decide(self.accepted)
+        if self.end is not None or self.closing is not None:
+            self.check_writable()
+        newest = self.accepted
+        write, result = operation.decide(newest)
         if write is None:
             return None, result
-        if write.changes_nothing and self._is_settled(write):
+        if not write.entries and write.changes_nothing and self._is_settled(write):
             write.done = True
             return write, result
-        if self.accepted.number == self.taken.number:
+        if newest.number == self.taken.number:
             self.oldest_pending = time.monotonic()
         self.accepted = write
         if write.truncate_from is not None:
@@ -201,9 +218,9 @@ class Ledger:
     def has_room(self, size: int) -> bool:
         if size == 0:
             return True
-        if self.is_full and self.mem_first:
-            return False
-        return self.room.is_free(size, self.pending_bytes, self.memory_bytes)
+        if self.mem_first:
+            return not self.is_full and self.room.is_free(size, self.pending_bytes, self.memory_bytes)
+        return self.room.is_free(size, self.accepted.bytes_total - self.durable.bytes_total, 0)
 
     def queue_for_room(self, waiting: RoomWaiter) -> list[Waiter]:
         self.check_writable()
@@ -237,9 +254,9 @@ class Ledger:
     def due_s(self) -> float:
         """Seconds until what was accepted should go to disk; infinite if nothing waits."""
         newest, taken = self.accepted, self.taken
-        if not self.has_pending or self.end is not None:
-            return float("inf")
-        if newest.urgent_total > taken.urgent_total:
+        if newest.number == taken.number or self.end is not None:
+            return _NEVER
+        if newest.urgent_total > taken.urgent_total or (self._is_always_due and not self.is_full):
             return 0.0
         now = time.monotonic()
         if self.is_full:
@@ -267,16 +284,18 @@ class Ledger:
             return None
         if self.in_flight is not None:
             return self.in_flight
-        newest = self.accepted
-        writes = self._chain_after(self.taken)
-        commit = min(newest.commit, newest.shape.last.index)
-        if not writes and commit == self.persisted_commit:
+        newest, commit = self.accepted, self.accepted.commit
+        if newest.number == self.taken.number and commit == self.persisted_commit:
             return None
-        group = Group(writes, self._batch(writes, commit), commit)
+        writes = self._chain_after(self.taken)
+        group = Group(self.taken, writes, self._batch(self.taken, writes, commit), commit)
         self.in_flight, self.taken = group, newest
         return group
 
-    def _batch(self, writes: list[Write], commit: int) -> WriteBatch | None:
+    def _batch(self, base: Write, writes: list[Write], commit: int) -> WriteBatch | None:
+        """The net change of `writes`, which follow `base`, and the commit index if it moved."""
+        if commit == self.persisted_commit and writes[-1].changes_total == base.changes_total:
+            return _append_batch(writes)
         effective = [write for write in writes if not write.changes_nothing]
         state = None
         if commit != self.persisted_commit or any(write.state_change is not None for write in effective):
@@ -297,8 +316,10 @@ class Ledger:
     def settle(self, group: Group) -> None:
         """`group` is durable: show it, move the watermark, find who waited. Repeating it changes nothing."""
         newest = group.writes[-1] if group.writes else self.durable
-        shown = [*group.writes, *self._showable(newest)] if self.mem_first else group.writes
-        self.view.apply(shown)
+        if not self.mem_first:
+            self.view.apply(group.writes)
+        elif self.view.number != self.accepted.number:
+            self.view.apply([*group.writes, *self._showable(newest)])
         if group.batch is not None:
             self.written_number = group.batch.number
             self.persisted_commit = group.commit if group.batch.hard_state else self.persisted_commit
@@ -313,6 +334,12 @@ class Ledger:
 
         Entries that a truncation takes back are answered once that truncation is durable: it may be refused.
         """
+        if not self._withheld and self.accepted.cuts_total == group.cuts_before:
+            for write in group.writes:
+                if not write.done:
+                    group.to_wake += write.waiters
+                    write.done = True
+            return
         cuts = [write for write in group.writes if write.truncate_from is not None]
         at_stake = self._lowest_pending_cut()
         withheld: list[Write] = []
@@ -352,8 +379,10 @@ class Ledger:
         return woken
 
     def _watermark(self) -> int:
-        index = min(self.durable.shape.last.index, self._lowest_pending_cut() - 1)
-        return max(int(index), self.view.shape.anchor.index)
+        index = self.durable.shape.last.index
+        if self.accepted.cuts_total != self.durable.cuts_total:
+            index = min(index, int(self._lowest_pending_cut()) - 1)
+        return max(index, self.view.shape.anchor.index)
 
     def finish(self) -> list[Waiter]:
         """The group in flight is settled and its waiters are woken: the next may be taken."""
@@ -375,9 +404,11 @@ class Ledger:
         self._retry_at = time.monotonic() + RETRY_FULL_S
         self.durable_index = self._watermark()
         woken = self._refuse_all(fates.refused, cause) + self._release_withheld()
-        group = Group(fates.ahead, self._batch(fates.ahead, self.taken.commit), self.taken.commit)
-        self.in_flight = group if fates.ahead else None
-        if self.in_flight is None:
+        if fates.ahead:
+            base, commit = self.durable, self.taken.commit
+            self.in_flight = Group(base, fates.ahead, self._batch(base, fates.ahead, commit), commit)
+        else:
+            self.in_flight = None
             self.view.apply(fates.kept)
         return self.in_flight, woken
 

@@ -52,6 +52,7 @@ class RaftLog:
         self._session = session
         self._pipeline = session.pipeline
         self._reader = session.reader
+        self._limits = session.config.limits
         self._subscribers = Subscribers()
         session.notifier.attach(self._subscribers)
         self._finalizer = weakref.finalize(self, session.abandon)
@@ -185,7 +186,7 @@ class RaftLog:
         `StoreFullError`, under `MemFirst` `BackpressureError`; `TruncatedError` if another caller took the
         entries back.
         """
-        return self._run(operations.append(entries, self.config.limits))
+        return self._run(operations.append(entries, self._limits))
 
     def propose(self, term: int, payloads: Sequence[bytes], kind: int = 0) -> range:
         """The leader's path: append `payloads` in `term` at the next indexes, which are returned.
@@ -193,7 +194,7 @@ class RaftLog:
         Atomic: concurrent calls get ranges that do not overlap. Raises as `append`; `TermError` also if
         `term` is below the hard state's, for this leader was deposed.
         """
-        return self._run(operations.propose(term, payloads, kind, self.config.limits))
+        return self._run(operations.propose(term, payloads, kind, self._limits))
 
     def splice(self, prev: LogId, entries: Sequence[Entry]) -> Splice:
         """The follower's path (Raft §5.3): verify `prev`, keep what matches, replace what conflicts.
@@ -203,11 +204,11 @@ class RaftLog:
         what it verified included. What lies at or below the anchor is taken as matching. Raises as `append`;
         `CommittedError` if `prev` contradicts the anchor, or the conflict lies at or below the commit index.
         """
-        return self._run(operations.splice(prev, entries, self.config.limits))
+        return self._run(operations.splice(prev, entries, self._limits))
 
     def submit(self, entries: Sequence[Entry]) -> Receipt:
         """As `append`, but returns once accepted. The receipt completes when the entries are durable."""
-        return self._submit(operations.append(entries, self.config.limits))[0]
+        return self._submit(operations.append(entries, self._limits))[0]
 
     def submit_propose(self, term: int, payloads: Sequence[bytes], kind: int = 0) -> Receipt:
         """As `propose`, but returns once accepted, with the indexes in the receipt.
@@ -215,11 +216,11 @@ class RaftLog:
         If the disk has no room for it, the next proposal gets its indexes. A leader that sends entries before
         they are durable numbers them itself and uses `submit`, which then raises `GapError`.
         """
-        return self._submit(operations.propose(term, payloads, kind, self.config.limits))[0]
+        return self._submit(operations.propose(term, payloads, kind, self._limits))[0]
 
     def submit_splice(self, prev: LogId, entries: Sequence[Entry]) -> Receipt:
         """As `splice`, but returns once accepted, with the outcome in `Receipt.splice`."""
-        receipt, outcome = self._submit(operations.splice(prev, entries, self.config.limits))
+        receipt, outcome = self._submit(operations.splice(prev, entries, self._limits))
         receipt.splice = outcome
         return receipt
 
@@ -287,7 +288,7 @@ class RaftLog:
         In this order, with the checks of each: `anchor` empties the log as `reset`, then truncation, entries,
         hard state, metadata as `put_meta`. If one check fails, nothing has changed.
         """
-        self._run(operations.save(entries, hard_state, truncate_from, anchor, meta, self.config.limits))
+        self._run(operations.save(entries, hard_state, truncate_from, anchor, meta, self._limits))
 
     def get_meta(self, key: str) -> bytes | None:
         """The last durable value of `key`, or None."""
@@ -395,7 +396,8 @@ class RaftLog:
         self._session.close()
 
     def _run(self, operation: Operation[T]) -> T:
-        self._session.check_process()
+        if self._session.gone is not None:
+            self._session.check_process()
         return self._pipeline.run(operation)
 
     def _submit(self, operation: Operation[T]) -> tuple[Receipt, T]:

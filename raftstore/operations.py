@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, TypeVar
 
+import msgspec
+
 from raftstore.config import Limits
 from raftstore.entry import INDEX_MAX, Entry, HardState, LogId, Splice
 from raftstore.errors import (
@@ -21,33 +23,27 @@ from raftstore.errors import (
 )
 from raftstore.hardstate import check_successor, encode_meta
 from raftstore.shape import Shape
-from raftstore.write import ENTRY_OVERHEAD, Write
+from raftstore.write import ENTRY_OVERHEAD, Write, appending, changing
 
 T = TypeVar("T")
 Decision = tuple[Write | None, T]
 
 
-class Operation(Generic[T]):
+def _moves_bounds(write: Write) -> bool:
+    return write.moves_bounds
+
+
+class Operation(msgspec.Struct, Generic[T], frozen=True, eq=False):
     """One call: how to decide it, the memory it needs, and whether it is durable on return.
 
     If a durable operation decides that there is nothing to write, what it asked for may still be in flight:
     the log then waits for the newest write that `awaits` is true of.
     """
 
-    __slots__ = ("awaits", "decide", "durable", "size")
-
-    def __init__(
-        self,
-        decide: Callable[[Write], Decision[T]],
-        *,
-        size: int = 0,
-        durable: bool = True,
-        awaits: Callable[[Write], bool] = lambda write: write.moves_bounds,
-    ) -> None:
-        self.decide = decide
-        self.size = size
-        self.durable = durable
-        self.awaits = awaits
+    decide: Callable[[Write], Decision[T]]
+    size: int = 0
+    durable: bool = True
+    awaits: Callable[[Write], bool] = _moves_bounds
 
 
 # --- entries ---------------------------------------------------------------------------------------------
@@ -61,9 +57,10 @@ def append(entries: Sequence[Entry], limits: Limits) -> Operation[LogId]:
         if not run:
             return None, accepted.shape.last
         _check_follows(accepted.shape.last, run[0])
-        return Write(accepted, entries=run, size=size), run[-1].id
+        write = appending(accepted, run, size)
+        return write, write.shape.last
 
-    return Operation(decide, size=size, durable=False)
+    return Operation(decide, size, False)
 
 
 def propose(term: int, payloads: Sequence[bytes], kind: int, limits: Limits) -> Operation[range]:
@@ -72,16 +69,16 @@ def propose(term: int, payloads: Sequence[bytes], kind: int, limits: Limits) -> 
     _check_kind(kind)
 
     def decide(accepted: Write) -> Decision[range]:
-        start = accepted.shape.next_index
-        indexes = range(start, start + len(data))
-        current = max(accepted.hard_state.term, accepted.shape.last.term)
+        last = accepted.shape.last
+        indexes = range(last.index + 1, last.index + 1 + len(data))
+        current = max(accepted.hard_state.term, last.term)
         if not current <= term <= INDEX_MAX:
             raise TermError(f"term {term} is below the current term {current}: this leader was deposed")
         if not data:
             return None, indexes
         _check_index_space(indexes.stop - 1)
         run = [Entry(term, index, payload, kind) for index, payload in zip(indexes, data, strict=True)]
-        return Write(accepted, entries=run, size=size), indexes
+        return appending(accepted, run, size), indexes
 
     return Operation(decide, size=size, durable=False)
 
@@ -101,7 +98,7 @@ def splice(prev: LogId, entries: Sequence[Entry], limits: Limits) -> Operation[S
         news = run[max(shape.anchor.index - prev.index, 0) :]
         at = _first_unmatched(shape, news)
         if at == len(news):  # What it verified may still be on its way to the disk: wait for that.
-            return Write(accepted), outcome
+            return appending(accepted, (), 0), outcome
         _check_follows(shape.anchor, news[0], gap=False)
         return _splice_write(accepted, news[at:]), outcome
 
@@ -141,9 +138,9 @@ def _splice_write(accepted: Write, news: list[Entry]) -> Write:
     size = sum([len(entry.data) for entry in news]) + ENTRY_OVERHEAD * len(news)
     start = news[0].index
     if start > accepted.shape.last.index:
-        return Write(accepted, entries=news, size=size)
+        return appending(accepted, news, size)
     _check_not_committed(start, accepted)
-    return Write(accepted, truncate_from=start, entries=news, size=size, urgent=True, visible_late=True)
+    return changing(accepted, truncate_from=start, entries=news, size=size, urgent=True, visible_late=True)
 
 
 # --- bounds ----------------------------------------------------------------------------------------------
@@ -156,7 +153,7 @@ def truncate(start: int) -> Operation[None]:
             return None, None
         _check_above_anchor(start, shape)
         _check_not_committed(start, accepted)
-        return Write(accepted, truncate_from=start, urgent=True, visible_late=True), None
+        return changing(accepted, truncate_from=start, urgent=True, visible_late=True), None
 
     return Operation(decide)
 
@@ -194,11 +191,11 @@ def reset(anchor: LogId) -> Operation[None]:
 
 def _purge_write(accepted: Write, anchor: LogId) -> Write:
     commit = max(accepted.commit, anchor.index)
-    return Write(accepted, anchor=anchor, commit=commit, urgent=True, visible_late=True)
+    return changing(accepted, anchor=anchor, commit=commit, urgent=True, visible_late=True)
 
 
 def _reset_write(accepted: Write, anchor: LogId) -> Write:
-    return Write(
+    return changing(
         accepted, truncate_from=1, anchor=anchor, commit=anchor.index, urgent=True, visible_late=True
     )
 
@@ -212,7 +209,7 @@ def save_hard_state(state: HardState) -> Operation[None]:
         commit = _raised_commit(accepted.commit, state.commit, accepted.shape)
         if (state.term, state.voted_for) == (accepted.hard_state.term, accepted.hard_state.voted_for):
             return None, None
-        return Write(accepted, hard_state=state, commit=commit, urgent=True), None
+        return changing(accepted, hard_state=state, commit=commit, urgent=True), None
 
     return Operation(decide, awaits=lambda write: write.state_change is not None)
 
@@ -222,7 +219,7 @@ def put_meta(key: str, value: bytes | None) -> Operation[None]:
         raise TypeError("a metadata key is a str, its value bytes or None")
 
     def decide(accepted: Write) -> Decision[None]:
-        return Write(accepted, meta=_changed_meta(accepted, {key: value}), urgent=True), None
+        return changing(accepted, meta=_changed_meta(accepted, {key: value}), urgent=True), None
 
     return Operation(decide)
 
@@ -256,7 +253,7 @@ def save(
         if hard_state is not None:
             check_successor(accepted.hard_state, hard_state)
             commit = _raised_commit(commit, hard_state.commit, shape)
-        write = Write(
+        write = changing(
             accepted,
             truncate_from=cut if anchor is None else 1,
             anchor=anchor,
@@ -275,7 +272,7 @@ def save(
 
 def barrier() -> Operation[None]:
     """Everything that was accepted before, durable."""
-    return Operation(lambda accepted: (Write(accepted, urgent=True), None))
+    return Operation(lambda accepted: (changing(accepted, urgent=True), None))
 
 
 # --- checks ----------------------------------------------------------------------------------------------
@@ -296,15 +293,20 @@ def _check_entries(run: Sequence[Entry], limits: Limits) -> int:
     """Check what does not depend on the log; the memory that `run` needs, in bytes."""
     if not run:
         return 0
-    index, term, total = run[0].index, run[0].term, 0
+    index, term, total, bytes_max = run[0].index, run[0].term, 0, limits.entry_bytes_max
     for entry in run:
+        data = entry.data
         if entry.index != index:
             raise GapError(f"entry {entry.index} stands where {index} should: a run has no holes")
         if entry.term < term:
             raise TermError(f"entry {entry.index} has term {entry.term}, below {term} before it")
-        _check_kind(entry.kind)
-        total += _payload_size(entry.data, limits)
-        index, term = index + 1, entry.term
+        if not 0 <= entry.kind <= 255:
+            _check_kind(entry.kind)
+        if not isinstance(data, bytes) or len(data) > bytes_max:
+            _check_payload(data, limits)
+        total += len(data)
+        index += 1
+        term = entry.term
     _check_index_space(run[-1].index)
     if run[0].index < 1:
         raise GapError(f"indexes begin at 1, not at {run[0].index}")
@@ -314,17 +316,20 @@ def _check_entries(run: Sequence[Entry], limits: Limits) -> int:
 
 
 def _check_payloads(data: Sequence[bytes], limits: Limits) -> int:
-    total = sum([_payload_size(payload, limits) for payload in data])
+    total, bytes_max = 0, limits.entry_bytes_max
+    for payload in data:
+        if not isinstance(payload, bytes) or len(payload) > bytes_max:
+            _check_payload(payload, limits)
+        total += len(payload)
     return _check_call_size(total, len(data), limits)
 
 
-def _payload_size(data: bytes, limits: Limits) -> int:
+def _check_payload(data: bytes, limits: Limits) -> None:
     if not isinstance(data, bytes):
         raise TypeError(f"an entry's data is bytes, not {type(data).__name__}")
-    size = len(data)
-    if size > limits.entry_bytes_max:
-        raise EntryTooLargeError(f"an entry of {size} bytes; entry_bytes_max is {limits.entry_bytes_max}")
-    return size
+    size, bytes_max = len(data), limits.entry_bytes_max
+    if size > bytes_max:
+        raise EntryTooLargeError(f"an entry of {size} bytes; entry_bytes_max is {bytes_max}")
 
 
 def _check_call_size(total: int, count: int, limits: Limits) -> int:

@@ -59,6 +59,8 @@ class Pipeline:
         self._backpressure_timeout_s = backpressure_timeout_s if ledger.mem_first else None
         self.wish: Callable[[float], None] = _ignore
         """Set by the flusher: asks its thread to look again in so many seconds, at the latest."""
+        self.is_awaited: Callable[[], bool] = _no
+        """Set by the flusher: whether its thread was asked to look now, and has not looked yet."""
         self.notify: Callable[[], None] = _nothing
         """Set by the log: something became durable, or failed."""
 
@@ -66,7 +68,8 @@ class Pipeline:
 
     def run(self, operation: Operation[T]) -> T:
         """Accept `operation` and wait until it is acknowledged."""
-        self.check_may_wait()
+        if self._in_callback:
+            self.check_may_wait()
         write, result = self.admit(operation)
         target = self.acknowledgement(operation, write)
         if target is not None:
@@ -176,12 +179,14 @@ class Pipeline:
     def wait(self, target: Waitable, timeout: float | None = None) -> None:
         """Until `target` is done, leading flushes meanwhile; raises its error, or `TimeoutError`."""
         if not target.done:
-            self.check_may_wait()
+            if self._in_callback:
+                self.check_may_wait()
             try:
                 self._wait(target, timeout)
             except BaseException:
                 if self._leader == get_ident():  # An interrupt must not leave the lead with nobody.
                     self._shielded(self._lead)
+                self._shielded(self.schedule)
                 raise
         if target.error is not None:
             raise fresh(target.error)
@@ -234,7 +239,7 @@ class Pipeline:
             if not target.done:
                 target.waiters.append(waiter)
                 return
-        waiter.wake()
+        wake_all((waiter,))
 
     def check_may_wait(self) -> None:
         """Raise `RaftStoreError` in a callback, before anything is changed."""
@@ -253,6 +258,8 @@ class Pipeline:
 
     def schedule(self) -> None:
         """See to it that the flusher thread leads once a flush is due, unless somebody leads already."""
+        if self.is_awaited():
+            return
         with self.lock:
             delay = self.ledger.due_s() if self._leader == NOBODY else _NEVER
         if delay != _NEVER:
@@ -301,14 +308,15 @@ class Pipeline:
         if self._leader != get_ident():
             return
         with self.lock:
-            chosen = self._next_leader() if self.ledger.due_s() <= 0 else None
-            if not self.ledger.has_pending:
+            delay = self.ledger.due_s()
+            chosen = self._next_leader() if delay <= 0 else None
+            if delay == _NEVER:
                 self._sleepers.clear()
             self._leader = NOBODY if chosen is None else chosen.thread
         if chosen is not None:
             chosen.wake()
-        else:
-            self.schedule()
+        elif delay != _NEVER:
+            self.wish(delay)
 
     def _next_leader(self) -> ThreadWaiter | None:
         while self._sleepers:
@@ -403,6 +411,10 @@ _NEVER = float("inf")
 
 def _ignore(_delay_s: float) -> None:
     pass
+
+
+def _no() -> bool:
+    return False
 
 
 def _nothing() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from raftstore.entry import Splice
 from raftstore.ledger import fresh
-from raftstore.waiting import CallbackWaiter, FutureWaiter, Waitable
+from raftstore.waiting import CallbackWaiter, Waitable
 from raftstore.write import Write
 
 if TYPE_CHECKING:
@@ -66,10 +66,10 @@ class Receipt:
             return
         if not target.done:
             self._session.check_process()
-            waiter = FutureWaiter(asyncio.get_running_loop())
-            self._session.pipeline.add_waiter(target, waiter)
+            future = asyncio.get_running_loop().create_future()
+            self._session.pipeline.add_waiter(target, future)
             self._session.pipeline.schedule()
-            yield from waiter.future
+            yield from future
         if target.error is not None:
             raise fresh(target.error)
 

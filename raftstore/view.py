@@ -31,17 +31,18 @@ class View:
 
     def apply(self, writes: Sequence[Write]) -> None:
         """Show the next `writes`, all at once. Repeating it, or writes shown before, changes nothing."""
-        news = [write for write in writes if write.number > self.number]
-        if not news:
+        if not writes or writes[-1].number <= self.number:
             return
-        for write in news:
-            if write.truncate_from is not None or write.anchor is not None:
-                self._take_away(write)
-            if write.entries:
-                self.window.extend(write.entries, write.size)
-        self.shape = news[-1].shape
-        self.number = news[-1].number
-        if self._cache_bytes is not None and self.bytes > self._cache_bytes:
+        window = self.window
+        for write in writes:
+            if write.number > self.number:
+                if write.truncate_from is not None or write.anchor is not None:
+                    self._take_away(write)
+                if write.entries:
+                    window.extend(write.entries, write.size)
+        self.shape = writes[-1].shape
+        self.number = writes[-1].number
+        if self._cache_bytes is not None and window.bytes + self.cache.bytes > self._cache_bytes:
             self._evict(self._cache_bytes)
 
     def _take_away(self, write: Write) -> None:

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from threading import Lock, get_ident
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 logger = logging.getLogger("raftstore")
-
-
-class Waiter(Protocol):
-    """Somebody to be woken once. `wake` never blocks, never raises, and may be repeated."""
-
-    def wake(self) -> None: ...
 
 
 class ThreadWaiter:
@@ -54,40 +48,29 @@ class CallbackWaiter:
             logger.exception("a callback of raftstore failed")
 
 
-class FutureWaiter:
-    """An asyncio future of any loop. `wake_all` wakes those of one loop with one call."""
-
-    __slots__ = ("future", "loop")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self.future: asyncio.Future[None] = loop.create_future()
-
-    def wake(self) -> None:
-        _wake_futures(self.loop, [self])
+Waiter: TypeAlias = "ThreadWaiter | CallbackWaiter | asyncio.Future[None]"
+"""Somebody to be woken once, a task by its future. Waking never blocks, never raises, and may be repeated."""
 
 
-def wake_all(waiters: Iterable[Waiter]) -> None:
+def wake_all(waiters: Sequence[Waiter]) -> None:
     """Wake each; the futures of one event loop cost one `call_soon_threadsafe` together."""
-    loops: dict[asyncio.AbstractEventLoop, list[FutureWaiter]] = {}
+    if not waiters:
+        return
+    loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
     for waiter in waiters:
-        if isinstance(waiter, FutureWaiter):
-            loops.setdefault(waiter.loop, []).append(waiter)
+        if isinstance(waiter, asyncio.Future):
+            loops.setdefault(waiter.get_loop(), []).append(waiter)
         else:
             waiter.wake()
-    for loop, group in loops.items():
-        _wake_futures(loop, group)
+    for loop, futures in loops.items():
+        with suppress(RuntimeError):  # The loop is closed: nobody waits there any more.
+            loop.call_soon_threadsafe(_set_results, futures)
 
 
-def _wake_futures(loop: asyncio.AbstractEventLoop, group: list[FutureWaiter]) -> None:
-    with suppress(RuntimeError):  # The loop is closed: nobody waits there any more.
-        loop.call_soon_threadsafe(_set_results, group)
-
-
-def _set_results(group: list[FutureWaiter]) -> None:
-    for waiter in group:
-        if not waiter.future.done():
-            waiter.future.set_result(None)
+def _set_results(futures: list[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
 
 
 class IndexWaiter:

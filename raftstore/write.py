@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from raftstore.batch import WriteBatch
 from raftstore.entry import Entry, HardState, LogId
 from raftstore.hardstate import encode_meta
@@ -22,91 +24,41 @@ ENTRY_OVERHEAD = 128
 """Bytes that an entry costs in memory beside its payload: the object, its numbers, its place in a list."""
 
 
-class Write:
-    """What a call changes, and the state of the log after it."""
+class Write(msgspec.Struct, eq=False):
+    """What a call changes, and the state of the log after it.
 
-    __slots__ = (
-        "anchor",
-        "bytes_total",
-        "commit",
-        "cuts_total",
-        "done",
-        "entries",
-        "entries_total",
-        "error",
-        "hard_state",
-        "meta",
-        "meta_change",
-        "number",
-        "previous",
-        "shape",
-        "size",
-        "state_change",
-        "truncate_from",
-        "urgent",
-        "urgent_total",
-        "visible_late",
-        "waiters",
-    )
+    The totals count from the opening, so that what lies between two writes is a difference.
+    """
 
+    previous: Write | None
     number: int
+    # The state after it.
     shape: Shape
     hard_state: HardState
     meta: Mapping[str, bytes]
     commit: int
-    entries_total: int
-    bytes_total: int
-    cuts_total: int
-    urgent_total: int
-
-    def __init__(
-        self,
-        previous: Write | None,
-        *,
-        truncate_from: int | None = None,
-        anchor: LogId | None = None,
-        entries: Sequence[Entry] = (),
-        size: int = 0,
-        hard_state: HardState | None = None,
-        meta: Mapping[str, bytes] | None = None,
-        commit: int | None = None,
-        urgent: bool = False,
-        visible_late: bool = False,
-    ) -> None:
-        # What changes.
-        self.truncate_from = truncate_from
-        self.anchor = anchor
-        self.entries = entries
-        self.size = size
-        self.state_change = hard_state
-        self.meta_change = meta
-        # How it is treated.
-        self.urgent = urgent
-        """It is flushed now, whatever the policy."""
-        self.visible_late = visible_late
-        """Its effect on the log is shown to readers only once it is durable, whatever the strategy."""
-        self.waiters: list[Waiter] = []
-        self.done = False
-        self.error: BaseException | None = None
-        self.previous = previous
-        if previous is not None:
-            self._follow(previous, commit)
-
-    def _follow(self, previous: Write, commit: int | None) -> None:
-        """The state after this write, given the one before it."""
-        plain = self.truncate_from is None and self.anchor is None
-        self.number = previous.number + 1
-        if plain:
-            self.shape = previous.shape.appended(self.entries) if self.entries else previous.shape
-        else:
-            self.shape = previous.shape.changed(self.truncate_from, self.anchor, self.entries)
-        self.hard_state = previous.hard_state if self.state_change is None else self.state_change
-        self.meta = previous.meta if self.meta_change is None else self.meta_change
-        self.commit = previous.commit if commit is None else commit
-        self.entries_total = previous.entries_total + len(self.entries)
-        self.bytes_total = previous.bytes_total + self.size
-        self.cuts_total = previous.cuts_total + (self.truncate_from is not None)
-        self.urgent_total = previous.urgent_total + self.urgent
+    entries_total: int = 0
+    bytes_total: int = 0
+    cuts_total: int = 0
+    """Writes that truncate."""
+    changes_total: int = 0
+    """Writes that do more than to append."""
+    urgent_total: int = 0
+    # What changes.
+    entries: Sequence[Entry] = ()
+    size: int = 0
+    truncate_from: int | None = None
+    anchor: LogId | None = None
+    state_change: HardState | None = None
+    meta_change: Mapping[str, bytes] | None = None
+    # How it is treated.
+    urgent: bool = False
+    """It is flushed now, whatever the policy."""
+    visible_late: bool = False
+    """Its effect on the log is shown to readers only once it is durable, whatever the strategy."""
+    waiters: list[Waiter] = []
+    done: bool = False
+    error: BaseException | None = None
 
     def be_urgent(self) -> None:
         """Be flushed now, whatever the policy."""
@@ -116,10 +68,23 @@ class Write:
     def rebase(self, previous: Write, number: int) -> None:
         """Follow `previous` instead, as write `number`, because writes in between were refused."""
         commit = self.commit
-        self.previous = previous
-        self._follow(previous, None)
+        self._follow(previous)
         self.number = number
         self.commit = min(max(commit, self.shape.anchor.index), self.shape.last.index)
+
+    def _follow(self, previous: Write) -> None:
+        """Let the state be the one after `previous` and this write. The commit index stays that of before."""
+        self.previous = previous
+        self.number = previous.number + 1
+        self.shape = previous.shape.changed(self.truncate_from, self.anchor, self.entries)
+        self.hard_state = previous.hard_state if self.state_change is None else self.state_change
+        self.meta = previous.meta if self.meta_change is None else self.meta_change
+        self.commit = previous.commit
+        self.entries_total = previous.entries_total + len(self.entries)
+        self.bytes_total = previous.bytes_total + self.size
+        self.cuts_total = previous.cuts_total + (self.truncate_from is not None)
+        self.changes_total = previous.changes_total + (not self.only_appends)
+        self.urgent_total = previous.urgent_total + self.urgent
 
     @property
     def moves_bounds(self) -> bool:
@@ -127,10 +92,14 @@ class Write:
         return self.truncate_from is not None or self.anchor is not None
 
     @property
+    def only_appends(self) -> bool:
+        """Beside its entries, if it has any, it changes nothing."""
+        return self.state_change is None and self.meta_change is None and not self.moves_bounds
+
+    @property
     def changes_nothing(self) -> bool:
         """A barrier: it only waits for what was accepted before it."""
-        is_silent = self.state_change is None and self.meta_change is None
-        return is_silent and not self.entries and not self.moves_bounds
+        return not self.entries and self.only_appends
 
     def batch(self) -> WriteBatch:
         """The change for the backend, but for the hard state, which is added once for a whole group."""
@@ -142,9 +111,62 @@ def first_write(
     number: int, shape: Shape, hard_state: HardState, meta: Mapping[str, bytes], commit: int
 ) -> Write:
     """The state that recovery found, as the durable beginning of the chain."""
-    write = Write(None)
-    write.number, write.shape, write.hard_state, write.meta = number, shape, hard_state, meta
-    write.commit = commit
-    write.entries_total = write.bytes_total = write.cuts_total = write.urgent_total = 0
-    write.done = True
+    return Write(None, number, shape, hard_state, meta, commit, done=True)
+
+
+def appending(previous: Write, entries: Sequence[Entry], size: int) -> Write:
+    """The write after `previous` that only appends `entries`, whose memory is `size`; a barrier without any.
+
+    The same as `changing`, for the calls that must be fast.
+    """
+    return Write(
+        previous,
+        previous.number + 1,
+        previous.shape.appended(entries) if entries else previous.shape,
+        previous.hard_state,
+        previous.meta,
+        previous.commit,
+        previous.entries_total + len(entries),
+        previous.bytes_total + size,
+        previous.cuts_total,
+        previous.changes_total,
+        previous.urgent_total,
+        entries,
+        size,
+    )
+
+
+def changing(
+    previous: Write,
+    *,
+    truncate_from: int | None = None,
+    anchor: LogId | None = None,
+    entries: Sequence[Entry] = (),
+    size: int = 0,
+    hard_state: HardState | None = None,
+    meta: Mapping[str, bytes] | None = None,
+    commit: int | None = None,
+    urgent: bool = False,
+    visible_late: bool = False,
+) -> Write:
+    """The write after `previous` with these changes."""
+    write = Write(
+        previous,
+        previous.number,
+        previous.shape,
+        previous.hard_state,
+        previous.meta,
+        previous.commit,
+        entries=entries,
+        size=size,
+        truncate_from=truncate_from,
+        anchor=anchor,
+        state_change=hard_state,
+        meta_change=meta,
+        urgent=urgent,
+        visible_late=visible_late,
+    )
+    write._follow(previous)  # pyright: ignore[reportPrivateUsage]
+    if commit is not None:
+        write.commit = commit
     return write
