@@ -1,4 +1,4 @@
-"""`examples/asyncio_kv`: three processes, killed while clients write, and what they know afterwards."""
+"""The asyncio example: three processes, killed while clients write, and what they know afterwards."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from asyncio_kv.client import Client
-from asyncio_kv.wire import Seen
+from raftstore_asyncio_kv.client import Client
+from raftstore_asyncio_kv.wire import Seen
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 WRITERS = 4
@@ -71,7 +71,7 @@ class Cluster:
 
     def _line(self) -> list[str]:
         cluster = ",".join(f"{name}={address}" for name, address in self.addresses.items())
-        return [sys.executable, "-B", "-W", "error", "-m", "asyncio_kv", "--cluster", cluster]
+        return [sys.executable, "-B", "-W", "error", "-m", "raftstore_asyncio_kv", "--cluster", cluster]
 
     def said(self, name: str) -> str:
         return self._output(name).read_text()

@@ -1,4 +1,4 @@
-"""`examples/asyncio_kv`: what a node makes durable before which promise, on a disk that can stand still."""
+"""The asyncio example: what a node makes durable before which promise, on a disk that can stand still."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asyncio_kv import kv
-from asyncio_kv.leader import Leadership
-from asyncio_kv.node import Node
-from asyncio_kv.wire import (
+from raftstore_asyncio_kv import kv
+from raftstore_asyncio_kv.leader import Leadership
+from raftstore_asyncio_kv.node import Node
+from raftstore_asyncio_kv.wire import (
     Append,
     Appended,
     AskVote,
@@ -341,8 +341,27 @@ def test_a_command_that_is_repeated_is_applied_once() -> None:
     machine = kv.Machine()
     commands = [Command("a", 1, "k", "1"), Command("b", 1, "k", "2"), Command("a", 1, "k", "1")]
     answers = [machine.apply(Entry(1, index, kv.encode(each))) for index, each in enumerate(commands, 1)]
-    assert answers == [Done("1"), Done("2"), Done("1")]
+    assert answers == [Done("1", is_set=True), Done("2", is_set=True), Done("1", is_set=True)]
     assert (machine.values, machine.applied) == ({"k": "2"}, LogId(1, 3))
+
+
+def test_a_value_is_replaced_only_if_it_is_the_expected_one() -> None:
+    machine = kv.Machine()
+    commands = [
+        Command("a", 1, "k", "1", None),
+        Command("a", 2, "k", "2", None),
+        Command("a", 3, "k", "3", "1"),
+        Command("a", 3, "k", "3", "1"),
+        Command("b", 1, "k", "4", "1"),
+    ]
+    answers = [machine.apply(Entry(1, index, kv.encode(each))) for index, each in enumerate(commands, 1)]
+    assert answers == [
+        Done("1", is_set=True),
+        Done("1"),
+        Done("3", is_set=True),
+        Done("3", is_set=True),
+        Done("3"),
+    ]
 
 
 def test_a_snapshot_keeps_all_of_the_machine(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import signal
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -17,10 +16,10 @@ from rich.console import Console
 
 from raftstore import config
 from raftstore.cli import COULD_NOT_RUN
-from raftstore.demo import report
+from raftstore.demo import libraries, report
 from raftstore.demo.cluster import ClusterError
 from raftstore.demo.disk import DiskError
-from raftstore.demo.messages import JournalKind, Plant
+from raftstore.demo.messages import JournalKind, Library, Plant
 from raftstore.demo.session import Outcome, Session, Settings
 from raftstore.errors import RaftStoreError
 
@@ -38,6 +37,7 @@ Input = Annotated[
     Path | None,
     typer.Option(exists=True, dir_okay=False, help="Text. Default: the standard library's modules."),
 ]
+Raft = Annotated[Library, typer.Option(help="Whose Raft the nodes run.")]
 Journal = Annotated[
     JournalKind, typer.Option(help="pysyncobj: its own journal, losing at a kill what was never synced.")
 ]
@@ -49,6 +49,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 
 
 def command(
+    library: Raft = "pysyncobj",
     backend: Backend = "segmented",
     strategy: Strategy = "DiskFirst",
     flush_policy: FlushPolicy = "Immediate",
@@ -67,7 +68,7 @@ def command(
     Exit status: 0 nothing was lost, 1 something was, 2 the demo could not run.
     """
     try:
-        import_module("raftstore.adapters.pysyncobj")  # says what to install, before any node does
+        libraries.check(library, journal, plant)
         settings = Settings(
             store=_store(backend, strategy, flush_policy),
             nodes=nodes,
@@ -75,6 +76,7 @@ def command(
             kills=kills,
             seed=random.randrange(10**6) if seed is None else seed,
             input=input,
+            library=library,
             journal=journal,
             plant=plant,
             power_cut=power_cut,
@@ -112,6 +114,7 @@ def _run_silently(settings: Settings) -> Outcome:
     shown: dict[str, Any] = {
         "seed": settings.seed,
         "store": settings.store.to_url(),
+        "library": settings.library,
         "journal": settings.journal,
         "plant": settings.plant,
         "power_cut": settings.power_cut,

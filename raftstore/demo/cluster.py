@@ -6,14 +6,14 @@ import contextlib
 import itertools
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from raftstore.demo.disk import Directory, Disk, OwnDisk
-from raftstore.demo.messages import Done, Dump, JournalKind, Line, NodeSpec, Plant, Write
+from raftstore.demo.messages import MARKER, Answer, JournalKind, Library, Line, NodeSpec, Plant
 from raftstore.demo.process import NodeProcess
 from raftstore.demo.schedule import Kill
 
@@ -27,20 +27,28 @@ class ClusterError(Exception):
 
 
 class Cluster:
-    """The nodes of one run, by name. Leaving the `with` block kills every process that it started."""
+    """The nodes of one run, by name. Leaving the `with` block kills every process that it started.
+
+    `store_url` says where a node keeps its log, below the path that is given. The nodes listen at
+    `addresses`, free ports of 127.0.0.1 if there are none; `prefix` gives the beginning of a node's command
+    line from its name, as for `NodeProcess`.
+    """
 
     def __init__(
         self,
         directory: Path,
         count: int,
         store_url: Callable[[Path], str],
-        on_done: Callable[[Done], None],
         *,
+        library: Library = "pysyncobj",
         journal: JournalKind = "raftstore",
         plant: Plant | None = None,
         power_cut: bool = False,
+        compact_every: int | None = None,
+        addresses: Sequence[str] = (),
+        prefix: Callable[[str], Sequence[str]] = lambda name: (),
     ) -> None:
-        addresses = [f"127.0.0.1:{port}" for port in free_ports(count)]
+        addresses = addresses or [f"127.0.0.1:{port}" for port in free_ports(count)]
         self.nodes: list[NodeProcess] = []
         self._disks: dict[str, Disk] = {}
         self._directory = directory
@@ -50,15 +58,20 @@ class Cluster:
             undo.callback(self._close_disks)
             for number, address in enumerate(addresses, 1):
                 name = f"n{number}"
-                home = self._disks[name] = make_disk(directory / name)
-                store = (
-                    store_url(home.path / "raft") if journal == "raftstore" else str(home.path / "journal")
+                home = (self._disks.setdefault(name, make_disk(directory / name))).path
+                spec = NodeSpec(
+                    address=address,
+                    others=tuple(other for other in addresses if other != address),
+                    library=library,
+                    journal=journal,
+                    store=store_url(home / "raft"),
+                    home=str(home),
+                    plant=plant,
+                    compact_every=compact_every,
                 )
-                others = tuple(other for other in addresses if other != address)
-                spec = NodeSpec(address, others, journal, store, plant)
-                self.nodes.append(NodeProcess(name, spec, directory / f"{name}.stderr", on_done))
+                self.nodes.append(NodeProcess(name, spec, directory / f"{name}.stderr", prefix(name)))
             undo.pop_all()
-        self._markers = itertools.count(-1, -1)
+        self._markers = itertools.count(1)
 
     def __enter__(self) -> Cluster:
         return self
@@ -85,7 +98,7 @@ class Cluster:
         node.kill()
         self._disks[node.name].node_was_killed()
         if self._loses_unsynced:
-            drop_unsynced(Path(node.spec.store))
+            drop_unsynced(Path(node.spec.home))
 
     def kill_all(self) -> None:
         """SIGKILL to every node, one right after the other, and what it does to their disks."""
@@ -116,7 +129,8 @@ class Cluster:
                 break
             self._check(deadline, "no marker got through")
             if time.monotonic() >= offer_at:
-                self.nodes[-marker % len(self.nodes)].send(Write(marker, ""))
+                node = self.nodes[marker % len(self.nodes)]
+                node.submit("put", MARKER, str(marker), timeout_s=SETTLE_S, on_answer=_ignore)
                 marker, offer_at = next(self._markers), time.monotonic() + OFFER_S
             time.sleep(POLL_S)
         return [node for node in self.nodes if _has_applied(node, first)]
@@ -127,8 +141,7 @@ class Cluster:
 
     def _dump(self, node: NodeProcess) -> list[Line]:
         path = self._directory / f"{node.name}-{node.starts}.lines"
-        node.dumped = None
-        node.send(Dump(str(path)))
+        node.dump(str(path))
         self._wait(lambda: node.dumped == str(path), f"{node.name} does not show its state machine")
         lines = msgspec.json.Decoder(Line).decode_lines(path.read_bytes())
         path.unlink()
@@ -156,19 +169,23 @@ class Cluster:
 
 
 def _has_applied(node: NodeProcess, marker: int) -> bool:
-    return node.status.marker <= marker
+    return node.status.marker >= marker
 
 
-def drop_unsynced(journal: Path) -> None:
-    """Leave of a PySyncObj journal what its process had made durable: nothing.
+def _ignore(answer: Answer) -> None:
+    pass
+
+
+def drop_unsynced(home: Path) -> None:
+    """Leave of PySyncObj's own files, a node's home, what its process had made durable: nothing.
 
     PySyncObj writes its journal through a memory map and its term and vote by rename, and calls neither
     msync nor fsync before it is closed in order. Until the kernel writes dirty pages back by itself,
     usually after half a minute, a power cut may leave nothing of them: not even the files' names. This is
     for machines where no real power cut can be had, see `OwnDisk`.
     """
-    for path in (journal, journal.with_name(journal.name + ".meta")):
-        path.unlink(missing_ok=True)
+    for path in home.iterdir():
+        path.unlink()
 
 
 def free_ports(count: int) -> list[int]:

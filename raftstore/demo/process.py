@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, Literal
 
 import msgspec
 
-from raftstore.demo.messages import Done, Dumped, FromNode, NodeSpec, Opened, Status, ToNode
+from raftstore.demo.messages import (
+    Answer,
+    Dump,
+    Dumped,
+    FromNode,
+    NodeSpec,
+    Opened,
+    Operation,
+    Status,
+)
 
 WAIT_S: Final = 10.0
-_BEFORE_START: Final = Status(0, False, False, 0, 0, 0, 0)
+_BEFORE_START: Final = Status(0, False, False, 0, 0, 0)
+
+OnAnswer = Callable[[Answer], None]
+Kind = Literal["put", "get", "cas"]
 
 
 class NodeProcess:
-    """A node and its successive processes. `on_done` is called from a thread for every line it reports on.
+    """A node and its successive processes. Usable from any thread, but one thread starts and kills.
 
-    Usable from any thread, but one thread starts and kills.
+    `prefix` is put before its command line, for example `ip netns exec n1`; it must end in an `exec`.
     """
 
-    def __init__(self, name: str, spec: NodeSpec, log: Path, on_done: Callable[[Done], None]) -> None:
+    def __init__(self, name: str, spec: NodeSpec, log: Path, prefix: Sequence[str] = ()) -> None:
         self.name = name
         self.spec = spec
         self.log = log
@@ -32,11 +45,13 @@ class NodeProcess:
         self.opened: Opened | None = None
         self.status = _BEFORE_START
         self.dumped: str | None = None
-        self._on_done = on_done
+        self._prefix = prefix
+        self._numbers = itertools.count(1)
         self._past_fsyncs = self._past_entries = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
-        # guards stdin
+        self._waiting: dict[int, OnAnswer] = {}
+        # guards stdin and _waiting
         self._lock = threading.Lock()
 
     @property
@@ -61,7 +76,8 @@ class NodeProcess:
     def start(self) -> None:
         """Start the process; `opened` and `status` follow when it reports."""
         self.opened, self.status, self.starts = None, _BEFORE_START, self.starts + 1
-        command = [sys.executable, "-m", "raftstore.demo.node", msgspec.json.encode(self.spec).decode()]
+        spec = msgspec.json.encode(self.spec).decode()
+        command = [*self._prefix, sys.executable, "-m", "raftstore.demo.node", spec]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True
@@ -71,7 +87,10 @@ class NodeProcess:
         self._reader.start()
 
     def kill(self) -> None:
-        """SIGKILL, and wait until it is gone and all that it had reported is noted."""
+        """SIGKILL, and wait until it is gone and all that it had reported is noted.
+
+        What it did not answer is unknown then.
+        """
         process, reader = self._process, self._reader
         if process is None or reader is None:
             return
@@ -86,7 +105,52 @@ class NodeProcess:
         self._past_entries += self.status.entries_synced
         self.status = _BEFORE_START
 
-    def send(self, order: ToNode) -> bool:
+    def call(
+        self,
+        kind: Kind,
+        key: str,
+        value: str | None = None,
+        expected: str | None = None,
+        *,
+        timeout_s: float,
+    ) -> Answer:
+        """Let the node do this to the cluster's store (`Operation`). Unknown after `timeout_s`."""
+        answered = threading.Event()
+        answers: list[Answer] = []
+
+        def note(answer: Answer) -> None:
+            answers.append(answer)
+            answered.set()
+
+        self.submit(kind, key, value, expected, timeout_s=timeout_s, on_answer=note)
+        return answers[0] if answered.wait(timeout_s) else Answer(0, "unknown")
+
+    def submit(
+        self,
+        kind: Kind,
+        key: str,
+        value: str | None = None,
+        expected: str | None = None,
+        *,
+        timeout_s: float,
+        on_answer: OnAnswer,
+    ) -> None:
+        """As `call`, without waiting: `on_answer` is called once, from this thread or another, maybe late.
+
+        It is called at the latest when the process ends. Without a process the operation has failed.
+        """
+        number = next(self._numbers)
+        with self._lock:
+            self._waiting[number] = on_answer
+        if not self._send(Operation(number, kind, key, value, expected, timeout_s)):
+            self._note(Answer(number, "failed"))
+
+    def dump(self, path: str) -> None:
+        """Ask for the lines of its state machine in a file; `dumped` is the path when they are there."""
+        self.dumped = None
+        self._send(Dump(path))
+
+    def _send(self, order: Operation | Dump) -> bool:
         """Hand over an order; False if the node is not there to take it."""
         data = msgspec.json.encode(order) + b"\n"
         with self._lock:
@@ -109,11 +173,16 @@ class NodeProcess:
         for data in stdout:
             if data.endswith(b"\n"):  # a killed process may leave half a line
                 self._note(decoder.decode(data))
+        for number in list(self._waiting):
+            self._note(Answer(number, "unknown"))
 
     def _note(self, message: FromNode) -> None:
         match message:
-            case Done():
-                self._on_done(message)
+            case Answer(number):
+                with self._lock:
+                    on_answer = self._waiting.pop(number, None)
+                if on_answer is not None:
+                    on_answer(message)
             case Status():
                 self.status = message
             case Opened():

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from raftstore.demo.libraries import LIBRARIES
 from raftstore.demo.schedule import Kill
 from raftstore.demo.session import Outcome, Settings
 from raftstore.demo.verdict import Verdict
@@ -72,7 +73,8 @@ def title(settings: Settings) -> str:
     elif settings.journal == "pysyncobj":
         journal += ", unsynced pages dropped"
     planted = f", planted bug: {settings.plant}" if settings.plant else ""
-    return f"raftstore demo: {settings.nodes} nodes, {journal}{planted}, seed {settings.seed}"
+    nodes = f"{settings.nodes} nodes of {LIBRARIES[settings.library].title}"
+    return f"raftstore demo: {nodes}, {journal}{planted}, seed {settings.seed}"
 
 
 def table(outcome: Outcome) -> Table:

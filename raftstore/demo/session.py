@@ -13,7 +13,7 @@ import msgspec
 from raftstore.config import StoreConfig
 from raftstore.demo.cluster import Cluster, ClusterError
 from raftstore.demo.ledger import Ledger
-from raftstore.demo.messages import JournalKind, Line, Plant
+from raftstore.demo.messages import JournalKind, Library, Line, Plant
 from raftstore.demo.process import NodeProcess
 from raftstore.demo.schedule import Kill, plan
 from raftstore.demo.text import lines
@@ -33,6 +33,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kills: int = 6
     seed: int = 1
     input: Path | None = None
+    library: Library = "pysyncobj"
     journal: JournalKind = "raftstore"
     plant: Plant | None = None
     power_cut: bool = False
@@ -115,7 +116,7 @@ class Session:
             directory,
             settings.nodes,
             lambda path: msgspec.structs.replace(settings.store, path=path).to_url(),
-            self._writers.done,
+            library=settings.library,
             journal=settings.journal,
             plant=settings.plant,
             power_cut=settings.power_cut,

@@ -44,17 +44,13 @@ def compare(
     machines: Mapping[str, Sequence[Line]],
     behind: Sequence[str] = (),
 ) -> Verdict:
-    """Judge the state machines of the nodes, by name. Markers, whose ids are negative, are left out.
-
-    Without any machine, everything is lost.
-    """
-    lines = {name: [line for line in machine if line.id > 0] for name, machine in machines.items()}
-    first = next(iter(lines.values())) if lines else []
-    everything = [line for machine in lines.values() for line in machine]
+    """Judge the state machines of the nodes, by name. Without any machine, everything is lost."""
+    first = next(iter(machines.values())) if machines else []
+    everything = [line for machine in machines.values() for line in machine]
     altered = {line.id for line in everything if sent.get(line.id, line.text) != line.text}
-    repeated = {number for machine in lines.values() for number in _repeated(machine)}
+    repeated = {number for machine in machines.values() for number in _repeated(machine)}
     on_all = {line.id for line in first}
-    for machine in lines.values():
+    for machine in machines.values():
         on_all &= {line.id for line in machine}
     recovered = (acknowledged & on_all) - altered - repeated
     return Verdict(
@@ -65,7 +61,7 @@ def compare(
         repeated=len(repeated),
         invented=len({line.id for line in everything} - sent.keys()),
         unknown_kept=len(on_all - acknowledged),
-        disagreeing=tuple(name for name, machine in lines.items() if machine != first),
+        disagreeing=tuple(name for name, machine in machines.items() if machine != first),
         behind=tuple(behind),
     )
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from raftstore.demo.ledger import Ledger
-from raftstore.demo.messages import Done, Write
+from raftstore.demo.messages import Answer
 from raftstore.demo.process import NodeProcess
 
 WINDOW: Final = 64
@@ -26,13 +26,12 @@ class Writers:
         self._lines = lines
         self._ledger = ledger
         self._clients: list[_Client] = []
-        self._by_line: dict[int, _Client] = {}
         # guards _lines
         self._lock = threading.Lock()
 
     @contextmanager
     def writing(self, nodes: list[NodeProcess]) -> Generator[None]:
-        """Write to all `nodes` while the block runs."""
+        """Write to all `nodes` while the block runs. At its end nothing is under way that may still come."""
         self._clients = [_Client(node) for node in nodes]
         stop = threading.Event()
         threads = [
@@ -46,22 +45,17 @@ class Writers:
             stop.set()
             for thread in filter(threading.Thread.is_alive, threads):
                 thread.join()
+            self._await_answers()
 
     @property
     def in_flight(self) -> int:
         """Lines under way now."""
         return sum(len(client.waiting) for client in self._clients)
 
-    def done(self, message: Done) -> None:
-        """A node reports on a line. Markers are not the clients'."""
-        if message.id < 0:
-            return
-        if message.acknowledged:
-            self._ledger.acknowledge(message.id)
-        client = self._by_line.pop(message.id, None)
-        if client is not None:
-            client.waiting.pop(message.id, None)
-            client.changed.set()
+    def _await_answers(self) -> None:
+        end = time.monotonic() + GIVE_UP_S
+        while self.in_flight and time.monotonic() < end:
+            time.sleep(PAUSE_S)
 
     def _run(self, client: _Client, stop: threading.Event) -> None:
         while not stop.is_set():
@@ -76,9 +70,15 @@ class Writers:
         with self._lock:
             text = next(self._lines)
         number = self._ledger.send(text)
-        self._by_line[number] = client
         client.waiting[number] = time.monotonic()
-        client.node.send(Write(number, text))
+
+        def note(answer: Answer) -> None:
+            if answer.outcome == "ok":
+                self._ledger.acknowledge(number)
+            client.waiting.pop(number, None)
+            client.changed.set()
+
+        client.node.submit("put", str(number), text, timeout_s=GIVE_UP_S, on_answer=note)
 
 
 class _Client:

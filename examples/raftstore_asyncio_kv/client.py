@@ -40,7 +40,12 @@ class Client:
 
     async def get(self, key: str) -> str | None:
         """The value, at least as new as every `put` that had returned before this call."""
-        return await self._execute(Command(self._id, next(self._numbers), key))
+        return (await self._execute(Command(self._id, next(self._numbers), key))).value
+
+    async def replace(self, key: str, expected: str | None, value: str) -> bool:
+        """As `put`, if the value is `expected` (None: there is none); False if it is another."""
+        command = Command(self._id, next(self._numbers), key, value, expected)
+        return (await self._execute(command)).is_set
 
     async def look(self, name: str) -> Seen:
         """What the node of that name knows by itself. Raises `OSError` if it cannot be reached."""
@@ -48,12 +53,12 @@ class Client:
         assert isinstance(reply, Seen)
         return reply
 
-    async def _execute(self, command: Command) -> str | None:
+    async def _execute(self, command: Command) -> Done:
         """Under its number the command is applied once, however often it is sent."""
         while True:
             reply = await self._try(command)
             if isinstance(reply, Done):
-                return reply.value
+                return reply
             leader = reply.leader if isinstance(reply, Redirect) else None
             if leader in self._channels and leader != self._leader:
                 self._leader = leader

@@ -66,7 +66,7 @@ class Appended(msgspec.Struct, frozen=True, tag=True):
 
 
 class Command(msgspec.Struct, frozen=True, tag=True):
-    """Set `key`, or read it if `value` is None.
+    """Set `key`, or read it if `value` is None. With `expected`, only if that is the key's value.
 
     A client numbers its commands, and repeats one under its number until it is answered.
     """
@@ -75,12 +75,15 @@ class Command(msgspec.Struct, frozen=True, tag=True):
     number: int
     key: str
     value: str | None = None
+    expected: str | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):
     """The command was committed and applied, once. `value` is the key's after it."""
 
     value: str | None
+    is_set: bool = False
+    """By this command."""
 
 
 class Redirect(msgspec.Struct, frozen=True, tag=True):

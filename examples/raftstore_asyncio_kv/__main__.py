@@ -1,4 +1,4 @@
-"""`python -m asyncio_kv`: run a node, or talk to the cluster as a client."""
+"""`python -m raftstore_asyncio_kv`: run a node, or talk to the cluster as a client."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m asyncio_kv", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m raftstore_asyncio_kv", description=__doc__)
     parser.add_argument(
         "--cluster", default=CLUSTER, help="NAME=HOST:PORT of all members (default: %(default)s)"
     )

@@ -22,9 +22,7 @@ class Machine(msgspec.Struct):
 
     applied: LogId = LogId(0, 0)
     values: dict[str, str] = msgspec.field(default_factory=dict[str, str])
-    answered: dict[str, tuple[int, str | None]] = msgspec.field(
-        default_factory=dict[str, tuple[int, str | None]]
-    )
+    answered: dict[str, tuple[int, Done]] = msgspec.field(default_factory=dict[str, tuple[int, Done]])
     """Of each client, its newest command and the answer: a repeated command is not applied again (Raft §8).
     It grows with the number of clients; a larger store would forget those who say good-bye."""
 
@@ -35,13 +33,18 @@ class Machine(msgspec.Struct):
         if entry.kind == NEW_TERM:
             return None
         command = decode(entry.data)
-        number, value = self.answered.get(command.client, (0, None))
+        number, done = self.answered.get(command.client, (0, Done(None)))
         if command.number > number:
-            if command.value is not None:
-                self.values[command.key] = command.value
-            value = self.values.get(command.key)
-            self.answered[command.client] = (command.number, value)
-        return Done(value)
+            done = self._execute(command)
+            self.answered[command.client] = (command.number, done)
+        return done
+
+    def _execute(self, command: Command) -> Done:
+        value = self.values.get(command.key)
+        if command.value is None or command.expected not in (msgspec.UNSET, value):
+            return Done(value)
+        self.values[command.key] = command.value
+        return Done(command.value, is_set=True)
 
 
 encode = msgspec.msgpack.Encoder().encode
