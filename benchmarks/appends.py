@@ -1,0 +1,120 @@
+"""Durable appends beside the limit: one caller, asyncio tasks, threads. `DiskFirst`, `Immediate`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from statistics import median
+from threading import Barrier, Thread
+from time import perf_counter
+from typing import Final
+
+from benchmarks.bench import TERM, Bench, timed_until, wait_quiet
+from benchmarks.result import Outcome
+from raftstore import RaftLog
+from raftstore.aio import AsyncRaftLog
+from raftstore.compare.payloads import Payloads
+
+SLICE_S: Final = 0.2
+LONG_SLICE_S: Final = 1.0
+"""For writes of 64 KiB: several segments a slice, so that preparing them is in the measurement."""
+BIG_WRITE_BYTES: Final = 32 << 10
+ROUNDS: Final = 20
+LONG_ROUNDS: Final = 8
+GROUP_ENTRY_BYTES: Final = 256
+
+Work = Callable[[RaftLog, float], float]
+"""Append for so many seconds; how many entries a second became durable."""
+
+
+def one_caller(batch: int, size: int) -> Callable[[Bench], Outcome]:
+    """`batch` entries of `size` bytes a call."""
+
+    def work(log: RaftLog, seconds: float) -> float:
+        payloads, started = Payloads(size, batch), perf_counter()
+        calls = timed_until(started + seconds, perf_counter, lambda: log.propose(TERM, payloads.take()))
+        return calls * batch / (perf_counter() - started)
+
+    return lambda bench: beside_limit(bench, batch, size, work)
+
+
+def asyncio_proposers(count: int) -> Callable[[Bench], Outcome]:
+    """`count` tasks, each awaiting its own entry of 256 bytes, again and again."""
+
+    def work(log: RaftLog, seconds: float) -> float:
+        return asyncio.run(propose_in_tasks(AsyncRaftLog(log), count, seconds))
+
+    return lambda bench: beside_limit(bench, count, GROUP_ENTRY_BYTES, work)
+
+
+def thread_proposers(count: int) -> Callable[[Bench], Outcome]:
+    """`count` threads, each waiting for its own entry of 256 bytes, again and again."""
+
+    def work(log: RaftLog, seconds: float) -> float:
+        return _propose_in_threads(log, count, seconds)
+
+    return lambda bench: beside_limit(bench, count, GROUP_ENTRY_BYTES, work, threads=True)
+
+
+def beside_limit(bench: Bench, batch: int, size: int, work: Work, *, threads: bool = False) -> Outcome:
+    """The ratio of `work` to the limit in each round, which is taken right before and right after it."""
+    is_big = batch * size > BIG_WRITE_BYTES
+    seconds, rounds = (LONG_SLICE_S, LONG_ROUNDS) if is_big else (SLICE_S, ROUNDS)
+    ours: list[float] = []
+    bare: list[float] = []
+    native: list[float] = []
+    with bench.new_log() as log:
+        work(log, SLICE_S)  # The first segments are small, and everything is cold.
+        for _ in range(bench.rounds(rounds)):
+            wait_quiet(log)
+            before = bench.limit.batch(batch, size, seconds / 4)
+            ours.append(work(log, seconds))
+            wait_quiet(log)
+            bare.append((before + bench.limit.batch(batch, size, seconds / 4)) / 2)
+            if threads and (rate := bench.limit.threads(batch, size, seconds / 4)):
+                native.append(rate)
+    beside = _microseconds(ours, bare, batch)
+    if native:
+        beside["C, a thread a proposer"] = median(n / b for n, b in zip(native, bare, strict=True))
+    return Outcome([our / limit for our, limit in zip(ours, bare, strict=True)], beside)
+
+
+def _microseconds(ours: list[float], bare: list[float], batch: int) -> dict[str, float | str]:
+    limit_us, our_us = (1e6 * batch / median(rates) for rates in (bare, ours))
+    return {"limit, µs a write": limit_us, "ours, µs a write": our_us, "added, µs": our_us - limit_us}
+
+
+async def propose_in_tasks(log: AsyncRaftLog, count: int, seconds: float) -> float:
+    """Entries a second."""
+    started = perf_counter()
+    end = started + seconds
+
+    async def proposer() -> int:
+        payloads, calls = Payloads(GROUP_ENTRY_BYTES, 1), 0
+        while perf_counter() < end:
+            await log.propose(TERM, payloads.take())
+            calls += 1
+        return calls
+
+    done = await asyncio.gather(*(proposer() for _ in range(count)))
+    return sum(done) / (perf_counter() - started)
+
+
+def _propose_in_threads(log: RaftLog, count: int, seconds: float) -> float:
+    """Entries a second, from the moment when all threads run."""
+    ready, done = Barrier(count + 1), list[int]()
+
+    def proposer() -> None:
+        payloads = Payloads(GROUP_ENTRY_BYTES, 1)
+        ready.wait()
+        end = perf_counter() + seconds
+        done.append(timed_until(end, perf_counter, lambda: log.propose(TERM, payloads.take())))
+
+    threads = [Thread(target=proposer) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    ready.wait()
+    started = perf_counter()
+    for thread in threads:
+        thread.join()
+    return sum(done) / (perf_counter() - started)

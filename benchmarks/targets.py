@@ -1,0 +1,126 @@
+"""Measure the performance targets and write the page: `python -m benchmarks.targets --help`."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from benchmarks.bench import Bench
+from benchmarks.machine import describe
+from benchmarks.native import UnavailableError
+from benchmarks.page import REASONS, write_page
+from benchmarks.result import Result, Run, read_report, write_report
+from benchmarks.rows import ROWS, Row
+from raftstore.errors import BackendMissingError
+
+DEFAULT_JSON: Final = Path(__file__).with_name("results.json")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command. Status 0 also when targets are missed: they are numbers, not tests."""
+    options = _parser().parse_args(arguments)
+    if options.list:
+        for row in ROWS:
+            print(f"{row.name:16} {row.title}{'  (only with --only)' if row.is_apart else ''}")
+        return 0
+    if options.page_only:
+        report = read_report(options.json)
+    else:
+        rows = _chosen(options.only)
+        with _directory(options.path) as directory:
+            run = measure(rows, directory, quick=options.quick)
+        report = read_report(options.json).with_run(run)
+        write_report(options.json, report)
+    if options.report is not None:
+        write_page(options.report, report, REASONS)
+    return 0
+
+
+def measure(rows: Sequence[Row], directory: Path, *, quick: bool) -> Run:
+    """Every row, one after the other, told on stderr as they come."""
+    results: list[Result] = []
+    with Bench(directory, quick=quick) as bench:
+        machine = describe(directory, bench)
+        for row in rows:
+            results.append(_measure(row, bench))
+            _tell(results[-1])
+    when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return Run(when=when, machine=machine, quick=quick, results=results)
+
+
+def _measure(row: Row, bench: Bench) -> Result:
+    """A row that cannot be measured here is skipped with its reason."""
+    command = shlex.join(["python", "-m", "benchmarks.targets", "--only", row.name])
+    started = time.perf_counter()
+    try:
+        outcome = row.run(bench)
+    except (UnavailableError, BackendMissingError) as reason:
+        return Result(row.name, row.target, command=command, skipped=str(reason))
+    seconds = time.perf_counter() - started
+    return Result(row.name, row.target, outcome.values, outcome.beside, command, seconds)
+
+
+def _tell(result: Result) -> None:
+    if result.skipped is not None:
+        print(f"{result.name:16} skipped: {result.skipped}", file=sys.stderr)
+        return
+    verdict = "met" if result.is_met else "MISSED"
+    target = f"{result.target.kind} {result.target.bound:g} {result.target.unit}".rstrip()
+    print(
+        f"{result.name:16} {result.median:10.4g}  ({target})  {verdict:6}  {result.seconds:.1f} s",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _chosen(names: Sequence[str]) -> list[Row]:
+    known = {row.name for row in ROWS}
+    if unknown := set(names) - known:
+        raise SystemExit(
+            f"no row is called {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}"
+        )
+    return [row for row in ROWS if (row.name in names if names else not row.is_apart)]
+
+
+@contextmanager
+def _directory(path: Path | None) -> Iterator[Path]:
+    if path is not None:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="raftstore-benchmarks-") as name:
+        yield Path(name)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.targets", description=__doc__)
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these rows; see --list")
+    parser.add_argument("--list", action="store_true", help="name the rows and end")
+    parser.add_argument(
+        "--quick", action="store_true", help="a tenth of the rounds and entries: to try it out"
+    )
+    parser.add_argument(
+        "--path", type=Path, help="a directory on the disk to be measured; a temporary one without"
+    )
+    parser.add_argument(
+        "--json",
+        type=Path,
+        default=DEFAULT_JSON,
+        help="where results are kept; those of rows that are not run now stay",
+    )
+    parser.add_argument("--report", type=Path, help="write the page, usually docs/PERFORMANCE.md")
+    parser.add_argument(
+        "--page-only", action="store_true", help="measure nothing, write the page from the JSON"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
