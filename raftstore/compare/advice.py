@@ -1,4 +1,4 @@
-"""A recommendation in one line, computed from the rows."""
+"""A recommendation in one paragraph, computed from the rows and from what is needed."""
 
 from __future__ import annotations
 
@@ -6,22 +6,30 @@ from collections.abc import Sequence
 from statistics import geometric_mean
 from typing import Final
 
+from raftstore.compare.need import Cell, Misfit, Need, judge
 from raftstore.compare.summary import Row
 
 APPENDS: Final = ("append-", "threads-", "asyncio-")
 CLOSE: Final = 1.1
 """Two cells whose scores differ by less than this factor are told apart by chance."""
 
-Cell = tuple[str, str, str]
 
-
-def advise(rows: Sequence[Row]) -> str:
+def advise(rows: Sequence[Row], need: Need = Need()) -> str:  # noqa: B008 (immutable)
     """Which cell to take on this disk: where nothing may be lost, and where a crash may cost the newest."""
-    appends = [row for row in rows if row.workload.startswith(APPENDS)]
-    if not appends:
+    if not any(row.workload.startswith(APPENDS) for row in rows):
         return "No recommendation: no append workload was run."
-    doubt = "Judged by one round only." if min(row.rounds for row in appends) == 1 else ""
-    parts = [_durable_advice(appends), _fast_advice(appends), doubt]
+    fitting, misfits = judge(rows, need)
+    if not fitting:
+        return _nothing_fits(misfits)
+    suited = [row for row in rows if row.cell in fitting]
+    appends = [row for row in suited if row.workload.startswith(APPENDS)]
+    parts = [
+        _durable_advice(appends) if need.may_lose != "newest" else "",
+        _fast_advice(appends) if need.may_lose != "nothing" else "",
+        _size_advice(suited, need.log_bytes),
+        _left_out(misfits),
+        "Judged by one round only." if min(row.rounds for row in appends) == 1 else "",
+    ]
     return " ".join(part for part in parts if part)
 
 
@@ -58,6 +66,29 @@ def _fast_advice(appends: Sequence[Row]) -> str:
         f"If it may cost the newest entries: {_name(cell)}, a call is acknowledged in"
         f" {geometric_mean(waits):.3f} ms."
     )
+
+
+def _size_advice(rows: Sequence[Row], log_bytes: int | None) -> str:
+    """How much disk a log of that size would take, where that was measured."""
+    ratios = {row.backend: row.disk_ratio for row in rows if row.disk_ratio is not None}
+    if log_bytes is None or not ratios:
+        return ""
+    sizes = ", ".join(
+        f"{log_bytes * ratio / (1 << 30):,.1f} GiB with {backend}" for backend, ratio in ratios.items()
+    )
+    return f"{log_bytes / (1 << 30):,.1f} GiB of entries of 100 bytes take {sizes}."
+
+
+def _left_out(misfits: Sequence[Misfit]) -> str:
+    """Each reason once, with the cells that it concerns."""
+    reasons: dict[str, list[str]] = {}
+    for misfit in misfits:
+        reasons.setdefault(misfit.reason, []).append(_name(misfit.cell))
+    return " ".join(f"Left out, because {reason}: {', '.join(names)}." for reason, names in reasons.items())
+
+
+def _nothing_fits(misfits: Sequence[Misfit]) -> str:
+    return f"Nothing measured here does what is needed. {_left_out(misfits)}"
 
 
 def _name(cell: Cell) -> str:

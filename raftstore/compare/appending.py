@@ -40,7 +40,10 @@ class Append(msgspec.Struct, frozen=True):
 
     def run(self, log: RaftLog, budget: Budget) -> Measurement:
         return measure_writes(
-            log, lambda: _propose(log, self.batch, self.size, budget), entries_a_call=self.batch
+            log,
+            lambda: _propose(log, self.batch, self.size, budget),
+            entries_a_call=self.batch,
+            entry_bytes=self.size,
         )
 
 
@@ -56,7 +59,7 @@ class Threads(msgspec.Struct, frozen=True):
 
     @property
     def title(self) -> str:
-        return f"{self.callers} threads, {_short(self.size)} a call"
+        return f"threads: {self.callers}, {_short(self.size)} a call"
 
     @property
     def write_bytes(self) -> int:
@@ -65,7 +68,11 @@ class Threads(msgspec.Struct, frozen=True):
 
     def run(self, log: RaftLog, budget: Budget) -> Measurement:
         return measure_writes(
-            log, lambda: self._propose(log, budget), entries_a_call=1, calls_a_write=self.callers
+            log,
+            lambda: self._propose(log, budget),
+            entries_a_call=1,
+            entry_bytes=self.size,
+            calls_a_write=self.callers,
         )
 
     def _propose(self, log: RaftLog, budget: Budget) -> list[float]:
@@ -87,7 +94,7 @@ class Tasks(msgspec.Struct, frozen=True):
 
     @property
     def title(self) -> str:
-        return f"{self.callers} asyncio tasks, {_short(self.size)} a call"
+        return f"asyncio tasks: {self.callers}, {_short(self.size)} a call"
 
     @property
     def write_bytes(self) -> int:
@@ -99,6 +106,7 @@ class Tasks(msgspec.Struct, frozen=True):
             log,
             lambda: asyncio.run(self._propose(log, budget)),
             entries_a_call=1,
+            entry_bytes=self.size,
             calls_a_write=self.callers,
         )
 

@@ -15,7 +15,7 @@ import msgspec
 
 from raftstore.compare.budget import Budget
 from raftstore.compare.cells import Cell
-from raftstore.compare.measurement import Measurement, measure_writes, quantiles_ms, timed
+from raftstore.compare.measurement import Measurement, ladder_ms, measure_writes, quantiles_ms, timed
 from raftstore.compare.payloads import Payloads
 from raftstore.log import RaftLog, open
 
@@ -69,9 +69,16 @@ def fill(store: KeptStore, budget: Budget) -> Measurement:
         calls = -(-store.entries // FILL_BATCH)
         return [timed(lambda: log.propose(1, payloads.take())) for _ in range(calls)]
 
-    done = measure_writes(log, work, entries_a_call=FILL_BATCH)
+    done = measure_writes(log, work, entries_a_call=FILL_BATCH, entry_bytes=ENTRY_BYTES)
     disk_ratio = log.status().bytes_on_disk / (len(log) * ENTRY_BYTES)
     return msgspec.structs.replace(done, disk_ratio=disk_ratio)
+
+
+def grow(store: KeptStore, entries: int) -> None:
+    """Append until the log holds `entries`."""
+    payloads = Payloads(ENTRY_BYTES, FILL_BATCH)
+    while len(store.log) < entries:
+        store.log.propose(1, payloads.take()[: entries - len(store.log)])
 
 
 def open_lazily(store: KeptStore, budget: Budget) -> Measurement:
@@ -93,7 +100,7 @@ def read_anywhere(store: KeptStore, budget: Budget) -> Measurement:
     latencies = [timed(lambda: log.entry(order.randint(1, last))) for _ in budget.calls(ENTRY_BYTES)]
     p50, p99 = quantiles_ms(latencies)
     seconds = sum(latencies)
-    return Measurement(len(latencies), len(latencies), seconds, seconds, p50, p99)
+    return Measurement(len(latencies), len(latencies), seconds, seconds, p50, p99, ladder_ms(latencies))
 
 
 def truncate_tail(store: KeptStore, budget: Budget) -> Measurement:

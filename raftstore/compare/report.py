@@ -1,4 +1,4 @@
-"""How a comparison is shown: tables for people, JSON and CSV for programs."""
+"""What a comparison found, as tables of text, JSON or CSV."""
 
 from __future__ import annotations
 
@@ -6,25 +6,24 @@ import csv
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
-from types import TracebackType
+from pathlib import Path
 from typing import Final
 
 import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from raftstore.compare.machine import Machine
 from raftstore.compare.rounds import Sample
 from raftstore.compare.summary import Row
 from raftstore.compare.workloads import WORKLOADS
+from raftstore.errors import ConfigError
 
 NOTES: Final = (
     "Medians over the rounds. durable/s: until everything was durable, also what MemFirst acknowledged from"
     " memory. x bare: the time of a loop of one pwrite and one fdatasync (plain Python, a zero-filled file,"
     " the same round) for the same calls, by the time until durable; above 1 where calls share a sync."
     " For groups of callers the loop writes one entry of each at once. syncs/call: durable writes of the"
-    " backend. disk/payload: bytes on disk per payload byte, with the space that is prepared ahead."
+    " backend. disk/payload and written/payload: bytes on disk, and bytes handed to the disk in whole pages,"
+    " per payload byte, with the space that is prepared ahead."
 )
 
 Column = tuple[str, Callable[[Row], float | None], str]
@@ -37,31 +36,8 @@ COLUMNS: Final[tuple[Column, ...]] = (
     ("p99 ms", lambda row: row.p99_ms, ".3f"),
     ("syncs/call", lambda row: row.syncs_per_call, ".2f"),
     ("disk/payload", lambda row: row.disk_ratio, ".1f"),
+    ("written/payload", lambda row: row.written_ratio, ".1f"),
 )
-
-
-class Show:
-    """A progress bar on a terminal, nothing elsewhere. Use it as a context manager."""
-
-    def __init__(self, console: Console) -> None:
-        columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        self._bar = Progress(*columns, console=console, transient=True)
-        self._is_shown = console.is_terminal
-        self._task = self._bar.add_task("", total=1.0)
-
-    def __enter__(self) -> Show:
-        if self._is_shown:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._is_shown:
-            self._bar.stop()
-
-    def step(self, share: float, what: str) -> None:
-        self._bar.update(self._task, completed=share, description=what)
 
 
 def heading(machine: Machine) -> str:
@@ -73,21 +49,24 @@ def heading(machine: Machine) -> str:
     )
 
 
-def tables(rows: Iterable[Row]) -> Iterator[tuple[str, Table]]:
-    """A title and a table for each workload, with the columns that mean something there."""
+class TextTable(msgspec.Struct, frozen=True):
+    """One workload: a title, the columns that mean something there, and a line for each cell."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def text_tables(rows: Iterable[Row]) -> Iterator[TextTable]:
+    """One for each workload, in order."""
     for name, grouped in groupby(rows, key=lambda row: row.workload):
         group = list(grouped)
-        yield f"{_title(name)} ({name}){_bare(group)}", _table(group)
-
-
-def _table(rows: Sequence[Row]) -> Table:
-    columns = [column for column in COLUMNS if any(column[1](row) is not None for row in rows)]
-    table = Table("backend", "strategy", "policy", box=None, pad_edge=False)
-    for label, _, _ in columns:
-        table.add_column(label, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row.cell, *(_text(value(row), form) for _, value, form in columns))
-    return table
+        columns = [column for column in COLUMNS if any(column[1](row) is not None for row in group)]
+        yield TextTable(
+            f"{_title(name)} ({name}){_bare(group)}",
+            ("backend", "strategy", "policy", *(label for label, _, _ in columns)),
+            [(*row.cell, *(_text(value(row), form) for _, value, form in columns)) for row in group],
+        )
 
 
 def _title(name: str) -> str:
@@ -112,6 +91,9 @@ def as_csv(rows: Iterable[Row]) -> str:
     return text.getvalue()
 
 
+VERSION: Final = 2
+
+
 class Report(msgspec.Struct, frozen=True):
     """All of a comparison, as `--json` prints it."""
 
@@ -124,9 +106,30 @@ class Report(msgspec.Struct, frozen=True):
     samples: Sequence[Sample]
     recommendation: str
     not_installed: Sequence[str] = ()
-    version: int = 1
+    version: int = VERSION
     """Of this form."""
+
+
+def warnings(report: Report) -> list[str]:
+    """What a reader must know before believing the numbers."""
+    if report.machine.is_in_memory:
+        return ["This file system is memory: it keeps nothing at a power cut. Choose a disk with --path."]
+    return []
 
 
 def as_json(report: Report) -> str:
     return msgspec.json.encode(report).decode()
+
+
+def load(path: Path) -> Report:
+    """The report that `--json` or `--report` left at `path`.
+
+    Raises `ConfigError` for a file that is none, or is of another version.
+    """
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=Report)
+    except (msgspec.DecodeError, OSError) as error:
+        raise ConfigError(f"{path} is no report of raftstore compare: {error}") from error
+    if found.version != VERSION:
+        raise ConfigError(f"{path} is a report of version {found.version}; this raftstore reads {VERSION}")
+    return found

@@ -14,6 +14,7 @@ import msgspec
 from raftstore.compare.appending import Appending
 from raftstore.compare.budget import Budget
 from raftstore.compare.cells import Cell
+from raftstore.compare.growing import OpenGrown
 from raftstore.compare.keeping import Keeping, KeptStore, fill
 from raftstore.compare.limit import BareDisk
 from raftstore.compare.measurement import Measurement
@@ -107,10 +108,13 @@ Measured = tuple[Workload, Measurement, float | None]
 
 
 def _measure(plan: Plan, cell: Cell, bare: BareDisk, path: Path) -> Iterator[Measured]:
-    appending = [workload for workload in plan.workloads if not isinstance(workload, Keeping)]
+    appending = [workload for workload in plan.workloads if isinstance(workload, Appending)]
+    growing = [workload for workload in plan.workloads if isinstance(workload, OpenGrown)]
     keeping = [workload for workload in plan.workloads if isinstance(workload, Keeping)]
     if appending:
         yield from _append(appending, plan.budget, cell, bare, path / "appending")
+    if growing:
+        yield from _grow(growing, plan.budget, cell, path / "growing")
     if keeping:
         yield from _keep(keeping, plan, cell, bare, path / "keeping")
 
@@ -122,6 +126,12 @@ def _append(
         for workload in workloads:
             bare_s = bare.seconds_per_write(workload.write_bytes, _of_limit(budget))
             yield workload, workload.run(log, budget), bare_s
+
+
+def _grow(workloads: Sequence[OpenGrown], budget: Budget, cell: Cell, path: Path) -> Iterator[Measured]:
+    with KeptStore(cell, path, entries=0) as store:
+        for workload in workloads:
+            yield workload, workload.run(store, budget), None
 
 
 def _keep(

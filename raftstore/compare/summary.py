@@ -37,6 +37,8 @@ class Row(msgspec.Struct, frozen=True):
     """Writes handed to the backend, each with its own sync."""
     disk_ratio: float | None
     """Bytes on disk per payload byte, space prepared ahead included."""
+    written_ratio: float | None
+    """Bytes handed to the disk per payload byte, preparation included."""
     bare_ms: float | None
     """One bare durable write of the size that would be ideal."""
 
@@ -97,6 +99,7 @@ def _row(samples: Sequence[Sample], bare: BareTimes) -> Row:
         p99_ms=middle(lambda sample: sample.measured.p99_ms if sample.measured.calls > 1 else None),
         syncs_per_call=middle(_syncs_per_call),
         disk_ratio=middle(lambda sample: sample.measured.disk_ratio),
+        written_ratio=middle(lambda sample: sample.measured.written_ratio),
         bare_ms=median(bare_s) * 1000 if bare_s else None,
     )
 

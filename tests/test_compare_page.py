@@ -1,0 +1,189 @@
+"""The page of `raftstore compare --report`, in a real browser: every chart shows data, nothing overflows."""
+
+# ruff: noqa: E402 (what the page needs is looked for first)
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+for library in ("matplotlib", "jinja2", "typer"):
+    pytest.importorskip(library, reason=f"the page needs {library}: the extras report and cli")
+
+from raftstore.compare.advice import advise
+from raftstore.compare.budget import Budget
+from raftstore.compare.cells import cells_of
+from raftstore.compare.machine import machine_of
+from raftstore.compare.page.charts import CHARTS
+from raftstore.compare.page.write import write_page
+from raftstore.compare.report import Report, as_json
+from raftstore.compare.rounds import Plan, run
+from raftstore.compare.summary import summarize
+from raftstore.compare.workloads import choose
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PHONE, DESKTOP = 375, 1280
+NEEDED = (
+    "append-1x64B",
+    "append-*x1KiB",
+    "threads-[18]x*",
+    "asyncio-[18]x*",
+    "open-1000",
+    "open-10000",
+    "fill",
+)
+
+SERIES = """figure => {
+    const series = [...figure.querySelectorAll("[id^='series-']")];
+    return series.map(one => { const box = one.getBoundingClientRect(); return box.width + box.height; });
+}"""
+OVERFLOWING = """() => {
+    const width = document.documentElement.clientWidth;
+    const scrolled = element => element.closest(".scroll") !== null;
+    return [...document.querySelectorAll("body *")]
+        .filter(element => !scrolled(element) && element.getBoundingClientRect().right > width + 1)
+        .map(element => element.outerHTML.slice(0, 80));
+}"""
+
+
+class Silent:
+    def step(self, share: float, what: str) -> None:
+        """Shows nothing."""
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """A real run, very short."""
+    directory = tmp_path_factory.mktemp("measured")
+    cells = cells_of(["segmented"], ["DiskFirst", "MemFirst"], ["Immediate"])
+    samples = run(Plan(cells, choose(NEEDED), 1, 600, 1000, Budget(0.0)), directory, Silent())
+    rows = summarize(samples)
+    return Report(machine_of(directory), 1.0, 1000, rows, samples, advise(rows))
+
+
+@pytest.fixture(scope="module")
+def page(report: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_page(report, tmp_path_factory.mktemp("page") / "new")
+
+
+@pytest.fixture(scope="module")
+def browser(page: Path) -> Iterator[Browser]:
+    """After the page was made: its event loop would be in the way of the measuring."""
+    if BROWSER is None:
+        pytest.skip("no browser: apt-get install chromium")
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def look(browser: Browser, page: Path, width: int) -> Page:
+    shown = browser.new_page(viewport={"width": width, "height": 900})
+    shown.goto(page.as_uri())
+    return shown
+
+
+# --- in a browser -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [PHONE, DESKTOP])
+def test_every_chart_shows_all_its_series(browser: Browser, page: Path, width: int) -> None:
+    shown = look(browser, page, width)
+    figures = shown.query_selector_all("figure")
+    assert [figure.get_attribute("id") for figure in figures] == [f"chart-{chart.name}" for chart in CHARTS]
+    for figure in figures:
+        sizes: list[float] = figure.evaluate(SERIES)
+        assert len(sizes) == int(figure.get_attribute("data-series") or 0) > 0
+        assert all(size > 2 for size in sizes), figure.get_attribute("id")
+
+
+@pytest.mark.parametrize("width", [PHONE, DESKTOP])
+def test_nothing_is_wider_than_the_screen(browser: Browser, page: Path, width: int) -> None:
+    shown = look(browser, page, width)
+    shown.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    assert shown.evaluate(OVERFLOWING) == []
+    assert shown.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_something_too_wide_would_be_noticed(browser: Browser, page: Path) -> None:
+    shown = look(browser, page, PHONE)
+    shown.evaluate("document.querySelector('h1').style.width = '900px'")
+    assert shown.evaluate(OVERFLOWING)
+
+
+def test_a_chart_without_data_would_be_noticed(browser: Browser, page: Path) -> None:
+    shown = look(browser, page, PHONE)
+    shown.evaluate("document.querySelector('[id^=series-]').replaceChildren()")
+    figure: Any = shown.query_selector("figure")
+    assert not all(size > 2 for size in figure.evaluate(SERIES))
+
+
+def test_the_page_loads_nothing_from_anywhere_and_says_no_error(browser: Browser, page: Path) -> None:
+    asked: list[str] = []
+    errors: list[str] = []
+    shown = browser.new_page()
+    shown.on("request", lambda request: asked.append(request.url))
+    shown.on("pageerror", lambda error: errors.append(str(error)))
+    shown.goto(page.as_uri())
+    assert (asked, errors) == ([page.as_uri()], [])
+
+
+# --- as files -----------------------------------------------------------------------------------------------
+
+
+def test_each_chart_is_also_a_picture_of_its_own(page: Path) -> None:
+    for chart in CHARTS:
+        assert (page.parent / f"{chart.name}.svg").read_text().rstrip().endswith("</svg>")
+        assert (page.parent / f"{chart.name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_raw_numbers_lie_beside_the_page(page: Path, report: Report) -> None:
+    assert (page.parent / "report.json").read_text() == as_json(report)
+    assert report.recommendation in re.sub(r"&#\d+;", "'", page.read_text())
+
+
+def test_names_from_a_config_cannot_become_markup(report: Report, tmp_path: Path) -> None:
+    sneaky = msgspec.structs.replace(report, recommendation="<script>alert(1)</script>")
+    assert "<script>" not in write_page(sneaky, tmp_path).read_text()
+
+
+def test_a_chart_whose_workloads_were_not_run_is_left_out(report: Report, tmp_path: Path) -> None:
+    kept = [sample for sample in report.samples if not sample.workload.startswith("open-")]
+    page = write_page(msgspec.structs.replace(report, samples=kept, rows=summarize(kept)), tmp_path)
+    assert 'id="chart-opening"' not in page.read_text()
+    assert 'id="chart-ratios"' in page.read_text()
+
+
+def test_the_command_writes_the_page_of_a_saved_run(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from raftstore.cli import main
+
+    (tmp_path / "saved.json").write_text(as_json(report))
+    line = [
+        "raftstore",
+        "compare",
+        str(tmp_path / "saved.json"),
+        "--report",
+        str(tmp_path / "page"),
+        "--json",
+    ]
+    monkeypatch.setattr(sys, "argv", line)
+    with pytest.raises(SystemExit) as left:
+        main()
+    out, err = capsys.readouterr()
+    assert not left.value.code
+    assert json.loads(out)["rows"]
+    assert "index.html" in err
+    assert (tmp_path / "page" / "index.html").exists()
