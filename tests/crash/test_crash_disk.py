@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from raftstore.testing.crash.disk import Change, Disk, Image
+from raftstore.testing.crash.changes import Change
+from raftstore.testing.crash.disk import Disk
+from raftstore.testing.crash.image import Image, left_by
 from raftstore.testing.crash.record import CREATED, DATA_ONLY, DIRECTORY, SYNCED, Op, Record
 
 FILE, FOLDER = 11, 22
@@ -45,11 +47,11 @@ def disk_after(model: Any, *records: Record) -> Disk:
 def images(disk: Disk) -> list[dict[str, bytes]]:
     """All images of a disk on which little is pending, each once."""
     pending = disk.pending()
-    found: dict[tuple[object, ...], Image] = {}
+    found: dict[int, Image] = {}
     for kept in product([True, False], repeat=len(pending)):
         orders = {change.order for change, keep in zip(pending, kept, strict=True) if keep}
-        image = disk.image(lambda change, orders=orders: change.order in orders)  # type: ignore[misc]
-        found[image.key] = image
+        image = left_by(disk, lambda change, orders=orders: change.order in orders)  # type: ignore[misc]
+        found[image.name] = image
     return [_contents(image) for image in found.values()]
 
 
@@ -133,15 +135,15 @@ def test_calls_that_failed_change_nothing() -> None:
     failed = done(Op.UNLINK, path="a", error=errno.EIO)
     disk = disk_after("posix", *made(), sync(), SYNC_ROOT, failed)
     assert not disk.changes(failed)
-    assert disk.image(everything).files == disk.image(nothing).files == [("a", b"", 0)]
+    assert left_by(disk, everything).files == left_by(disk, nothing).files == [("a", b"", 0)]
 
 
 def test_a_directory_that_was_not_synced_into_its_parent_is_lost_with_all_it_holds() -> None:
     folder = done(Op.MKDIR, path="d", inode=33)
     disk = disk_after("posix", folder, *made("d/a"), write(b"x"), sync(), sync(33))
-    assert disk.image(nothing).folders == []
-    assert disk.image(nothing).files == []
-    assert disk.image(everything).files == [("d/a", b"x", 1)]
+    assert left_by(disk, nothing).folders == []
+    assert left_by(disk, nothing).files == []
+    assert left_by(disk, everything).files == [("d/a", b"x", 1)]
 
 
 def test_a_file_that_shrinks_and_grows_again_holds_zeros_where_it_was_cut() -> None:

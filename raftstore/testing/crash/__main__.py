@@ -19,7 +19,7 @@ from raftstore.testing.crash.block_mount import CannotMountError, enter_private_
 from raftstore.testing.crash.campaign import Settings, run_lane
 from raftstore.testing.crash.methods import METHODS
 from raftstore.testing.crash.record import CannotRecordError, build_shim
-from raftstore.testing.crash.report import Outcome, as_markdown, as_text, report
+from raftstore.testing.crash.report import Images, Outcome, as_text, outcome_of, report, save
 from raftstore.testing.crash.tally import Tally
 
 
@@ -31,6 +31,7 @@ def main() -> int:
         return _be_lane(arguments.lane, arguments.shim)
     seed = int(time.time()) if arguments.seed is None else arguments.seed
     outcomes: list[Outcome] = []
+    images: dict[str, dict[str, set[int]]] = {}
     with tempfile.TemporaryDirectory(prefix="raftstore-shim-") as directory:
         shim, notes = _shim(Path(directory))
         for backend in arguments.backend:
@@ -47,16 +48,21 @@ def main() -> int:
             )
             tally = _run_lanes(settings, shim)
             tally.notes += notes
-            outcomes.append(Outcome(backend, seed, time.monotonic() - begin, tally))
-            print(
-                as_text(report(outcomes[-1:])), file=sys.stderr if arguments.json else sys.stdout, flush=True
-            )
+            outcomes.append(outcome_of(backend, seed, time.monotonic() - begin, tally))
+            images[backend] = tally.images
+            _tell(arguments, outcomes, images)
     whole = report(outcomes)
     if arguments.json:
         print(msgspec.json.encode(whole).decode())
-    if arguments.report is not None:
-        Path(arguments.report).write_text(as_markdown(whole))
     return int(whole.has_failed)
+
+
+def _tell(arguments: argparse.Namespace, outcomes: list[Outcome], images: Images) -> None:
+    """Print the last of the outcomes, and write down what is there so far."""
+    text = as_text(report(outcomes[-1:]))
+    print(text, file=sys.stderr if arguments.json else sys.stdout, flush=True)
+    if arguments.report is not None:
+        save(Path(arguments.report), report(outcomes), images)
 
 
 def _end(_number: int, _frame: object) -> None:
@@ -76,7 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--lanes", type=int, default=os.cpu_count() or 1, help="processes beside each other")
     parser.add_argument("--keep", metavar="DIR", help="keep the images of failures there")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--report", metavar="FILE", help="write the numbers as a Markdown table, too")
+    parser.add_argument(
+        "--report", metavar="FILE", help="write the report there: JSON, and beside it the images' names"
+    )
     parser.add_argument("--lane", help=argparse.SUPPRESS)
     parser.add_argument("--shim", help=argparse.SUPPRESS)
     return parser

@@ -31,7 +31,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     """How long a lane may begin new work, after the plants."""
     images: int | None = None
-    """End after so many different images."""
+    """End after about so many different images."""
     seed: int = 1
     lane: int = 0
     lanes: int = 1
@@ -94,7 +94,7 @@ class Lane:
 
     def _has_images_enough(self, tally: Tally) -> bool:
         wanted = self._settings.images
-        return wanted is not None and sum(tally.unique.values()) * self._settings.lanes >= wanted
+        return wanted is not None and sum(map(len, tally.images.values())) >= wanted / self._settings.lanes
 
     def _round(self, number: int, plant: Plant | None = None, explorer: Explorer | None = None) -> Round:
         settings = self._settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import os
@@ -16,7 +17,8 @@ from typing import Any, Final, Self
 
 import msgspec
 
-from raftstore import registry
+from raftstore import config, registry
+from raftstore.options import option_types
 from raftstore.testing.crash.observe import observe
 from raftstore.testing.crash.oracle import Observation, Verdict
 from raftstore.testing.crash.plan import Plan
@@ -113,7 +115,7 @@ class Checker:
 def main() -> None:
     """The other process: serves until its input ends."""
     logging.disable(logging.CRITICAL)
-    registry.backend_class = cache(registry.backend_class)  # looking it up takes longer than opening
+    _remember_backends()
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     for number, line in enumerate(sys.stdin.buffer):
@@ -123,6 +125,14 @@ def main() -> None:
             plant(order.plan.plant)
         found = observe(order.plan.config(Path(order.path)))
         answers.write(msgspec.json.encode(found) + b"\n")
+
+
+def _remember_backends() -> None:
+    """Looking for them among all that is installed takes longer than opening a store."""
+    registry.backend_class = cache(registry.backend_class)
+    registry.backend_names = cache(registry.backend_names)
+    vars(config)["option_types"] = cache(option_types)
+    gc.freeze()
 
 
 def _try_first(backend: str, wanted: bool) -> None:

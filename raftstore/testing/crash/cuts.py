@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from raftstore.testing.crash.disk import Disk, Image, Model
+from raftstore.testing.crash.disk import Disk, Model
+from raftstore.testing.crash.image import Image
 from raftstore.testing.crash.method import Round
 from raftstore.testing.crash.plan import Plan
 from raftstore.testing.crash.powercut import Instant

@@ -1,4 +1,4 @@
-"""A disk in memory that a recorded process wrote to, and what of it a power cut may leave.
+"""A disk in memory that a recorded process wrote to, and what of it is durable; `image` cuts its power.
 
 Two models. `posix`: what was not synced is there or not, each sector of 512 bytes, each file's length and
 each change of a name by itself, whatever the order. `ext4`: as a journal in ordered mode has it, where
@@ -9,102 +9,33 @@ durable, while a later one that succeeds covers only pages that were written aga
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
 
-import msgspec
-
+from raftstore.testing.crash.changes import (
+    PAGE,
+    SECTOR,
+    Change,
+    Data,
+    File,
+    Folder,
+    Keep,
+    Length,
+    Naming,
+    Node,
+    put,
+    rename,
+    sum_of,
+)
 from raftstore.testing.crash.record import CREATED, DATA_ONLY, DIRECTORY, EMPTIED, SYNCED, Op, Record
 
 Model = Literal["posix", "ext4"]
-SECTOR: Final = 512
-PAGE: Final = 4096
 _NEVER: Final = 1 << 62
 
 
-class Change(msgspec.Struct):
-    """Something that is not durable yet. `order` grows from change to change, on the whole disk."""
-
-    order: int
-    call: int
-    """Changes of one system call have the same number."""
-    orphan: bool = False
-    """A sync of it failed: it is durable only when its page is written and synced again."""
-
-
-class Data(Change):
-    """A part of one sector was written."""
-
-    offset: int = 0
-    data: bytes = b""
-
-    @property
-    def sector(self) -> int:
-        return self.offset // SECTOR
-
-
-class Length(Change):
-    """The length of a file was changed; what lies beyond it is gone."""
-
-    length: int = 0
-
-
-class Naming(Change):
-    """Names were taken away and given, in one or two directories, all at once."""
-
-    removed: tuple[tuple[Folder, str], ...] = ()
-    added: tuple[tuple[Folder, str, Node], ...] = ()
-
-
-class File:
-    """The durable content of a file, and what was done to it since."""
-
-    def __init__(self) -> None:
-        self.content = bytearray()
-        """Up to the last byte that was written; zeros follow up to `size`."""
-        self.size = 0
-        self.pending: list[Data | Length] = []
-        self.now_size = 0
-        self.sums: dict[int, int] = {}
-        """For each sector that is not all zeros, a hash of it."""
-        self.total = 0
-        self.is_new = True
-        """No sync committed its existence yet."""
-
-
-class Folder:
-    """A directory: its names as the running system sees them, and as the disk has them."""
-
-    def __init__(self) -> None:
-        self.now: dict[str, Node] = {}
-        self.durable: dict[str, Node] = {}
-
-
-Node = File | Folder
-Keep = Callable[[Change], bool]
-
-
-class Image(msgspec.Struct, frozen=True):
-    """What a power cut left, ready to be written down. Equal keys mean equal images."""
-
-    key: tuple[object, ...]
-    folders: Sequence[str]
-    files: Sequence[tuple[str, bytes, int]]
-    """Path, content, size."""
-
-    def write(self, directory: Path) -> None:
-        """Make it real below `directory`, which is empty."""
-        for path in self.folders:
-            (directory / path).mkdir(mode=0o700)
-        for path, content, size in self.files:
-            with (directory / path).open("wb", buffering=0) as stream:
-                stream.write(content)
-                stream.truncate(size)
-
-
 class Disk:
-    """Takes the records of a process in their order; at any time says what a power cut then may leave."""
+    """Takes the records of a process in their order; knows what is durable and what is pending."""
 
     def __init__(self, model: Model) -> None:
         self.model: Model = model
@@ -284,7 +215,7 @@ class Disk:
         rest: list[Naming] = []
         for naming in self.namings:
             if which(naming):
-                _rename(naming, lambda folder: folder.durable)
+                rename(naming, lambda folder: folder.durable)
                 for _, _, node in naming.added:
                     if isinstance(node, File) and self.model == "ext4":
                         node.is_new = False
@@ -312,7 +243,7 @@ class Disk:
             self.dirty.pop(file, None)
 
     def _apply_data(self, file: File, offset: int, data: bytes) -> None:
-        _put(file.content, offset, data)
+        put(file.content, offset, data)
         for sector in range(offset // SECTOR, (offset + len(data) + SECTOR - 1) // SECTOR):
             self._count(file, sector)
 
@@ -326,12 +257,10 @@ class Disk:
         file.size = length
 
     def _count(self, file: File, sector: int) -> None:
-        new = _hash(sector, file.content)
+        new = sum_of(sector, file.content)
         file.total += new - file.sums.pop(sector, 0)
         if new:
             file.sums[sector] = new
-
-    # --- what a power cut leaves -------------------------------------------------------------------------
 
     def pending(self) -> list[Change]:
         """Everything that is not durable, in order."""
@@ -339,85 +268,6 @@ class Disk:
         for file in self.dirty:
             changes += file.pending
         return sorted(changes, key=lambda change: change.order)
-
-    def image(self, keep: Keep) -> Image:
-        """What a power cut leaves that keeps the pending changes for which `keep` holds, as far as the model
-        allows: the versions of a sector or of a length follow each other, and `ext4` has an order."""
-        if self.model == "ext4":
-            keep = self._ordered(keep)
-        names = self._names(keep)
-        folders: list[str] = []
-        files: list[tuple[str, bytes, int]] = []
-        key: list[object] = []
-        for path, node in self._walk(self.root, "", names):
-            if isinstance(node, Folder):
-                folders.append(path)
-                key.append(path)
-            else:
-                content, size, total = self._content(node, keep)
-                files.append((path, content, size))
-                key.append((path, size, total))
-        return Image(tuple(key), folders, files)
-
-    def _ordered(self, keep: Keep) -> Keep:
-        """Names and lengths up to the first that is not kept, and the data that ordered mode implies."""
-        metadata = [c for c in self.pending() if not isinstance(c, Data)]
-        limit = next((c.order for c in metadata if not keep(c)), None)
-        if limit is None:
-            limit = self._order + 1
-        implied: set[int] = set()
-        for file in self.dirty:
-            lengths = [c for c in file.pending if isinstance(c, Length) and c.order < limit]
-            if lengths:
-                implied |= {
-                    c.order
-                    for c in file.pending
-                    if isinstance(c, Data)
-                    and c.order < limit
-                    and c.sector >= file.size // SECTOR
-                    and not c.orphan
-                }
-        edge = limit
-        return lambda c: (c.order in implied or keep(c)) if isinstance(c, Data) else c.order < edge
-
-    def _names(self, keep: Keep) -> dict[Folder, dict[str, Node]]:
-        names: dict[Folder, dict[str, Node]] = {}
-        for naming in self.namings:
-            if keep(naming):
-                _rename(naming, lambda folder: names.setdefault(folder, dict(folder.durable)))
-        return names
-
-    def _walk(
-        self, folder: Folder, path: str, names: dict[Folder, dict[str, Node]]
-    ) -> Iterator[tuple[str, Node]]:
-        for name, node in sorted(names.get(folder, folder.durable).items()):
-            yield f"{path}{name}", node
-            if isinstance(node, Folder):
-                yield from self._walk(node, f"{path}{name}/", names)
-
-    def _content(self, file: File, keep: Keep) -> tuple[bytes, int, int]:
-        """Content, size and hash of the file in an image."""
-        if not file.pending:
-            return bytes(file.content), file.size, file.total
-        content, size, stopped = bytearray(file.content), file.size, set[int]()
-        touched: set[int] = set()
-        for change in file.pending:
-            place = -1 if isinstance(change, Length) else change.sector
-            if place in stopped or not keep(change):
-                stopped.add(place)
-            elif isinstance(change, Data):
-                _put(content, change.offset, change.data)
-                touched.add(place)
-            else:
-                size = change.length
-                touched |= set(range(size // SECTOR, len(content) // SECTOR + 1))
-                del content[size:]
-        touched |= set(range(size // SECTOR, len(content) // SECTOR + 1))
-        del content[size:]
-        total = file.total
-        for sector in touched:
-            total += _hash(sector, content) - file.sums.get(sector, 0)
-        return bytes(content), size, total
 
 
 def _from_sector(edge: int) -> Keep:
@@ -431,22 +281,3 @@ def _sector(change: Change) -> int:
 
 def _touches(naming: Naming, folder: Node) -> bool:
     return any(place[0] is folder for place in (*naming.removed, *naming.added))
-
-
-def _rename(naming: Naming, names: Callable[[Folder], dict[str, Node]]) -> None:
-    for folder, name in naming.removed:
-        names(folder).pop(name, None)
-    for folder, name, node in naming.added:
-        names(folder)[name] = node
-
-
-def _put(content: bytearray, offset: int, data: bytes) -> None:
-    if offset > len(content):
-        content.extend(bytes(offset - len(content)))
-    content[offset : offset + len(data)] = data
-
-
-def _hash(sector: int, content: bytearray) -> int:
-    """0 for a sector of zeros."""
-    data = bytes(content[sector * SECTOR : (sector + 1) * SECTOR]).rstrip(b"\0")
-    return hash(sector.to_bytes(8) + data) if data else 0

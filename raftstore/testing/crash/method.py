@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -18,6 +18,8 @@ from raftstore.testing.crash.plants import Plant
 from raftstore.testing.crash.powercut import Explorer
 
 STEPS: Final = (24, 30, 45, 60)
+STRATEGIES: Final[tuple[Literal["DiskFirst"], Literal["MemFirst"]]] = ("DiskFirst", "MemFirst")
+POLICIES: Final[tuple[Literal["Immediate"], Literal["Batch"]]] = ("Immediate", "Batch")
 PLANS_A_ROUND: Final = 16
 
 
@@ -55,8 +57,7 @@ class Round:
         """
         seed = (self.seed * 1_000_000 + self.number) * PLANS_A_ROUND + other
         random, plant = Random(f"plan {seed}"), self.plant
-        strategy, policy = random.choice(("DiskFirst", "MemFirst")), random.choice(("Immediate", "Batch"))
-        threads = random.choice((1, 4))
+        strategy, policy, threads = random.choice(STRATEGIES), random.choice(POLICIES), random.choice((1, 4))
         return Plan(
             backend=self.backend,
             seed=seed,

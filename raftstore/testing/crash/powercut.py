@@ -10,10 +10,12 @@ from typing import Final
 
 import msgspec
 
+from raftstore.testing.crash.changes import Change, Data, Keep, Naming
 from raftstore.testing.crash.check import Checker
-from raftstore.testing.crash.disk import Change, Data, Disk, Image, Keep, Naming
+from raftstore.testing.crash.disk import Disk
 from raftstore.testing.crash.events import decode
 from raftstore.testing.crash.explained import explained
+from raftstore.testing.crash.image import Image, left_by
 from raftstore.testing.crash.lab import STORE, Lab
 from raftstore.testing.crash.oracle import History, Observation, Promise, Verdict
 from raftstore.testing.crash.plan import Plan
@@ -140,7 +142,7 @@ class Explorer:
                 continue
             self._tally.instants += 1
             for choice in choices(disk.pending(), random, per_instant):
-                image = disk.image(choice)
+                image = left_by(disk, choice)
                 self._try(plan, image, instant, f"{method}, {disk.model}", history)
                 if keep is not None and random.random() < KEEP_SHARE:
                     keep.append((image, instant))
@@ -149,15 +151,13 @@ class Explorer:
 
     def found(self, plan: Plan, image: Image) -> Observation | tuple[Verdict, str]:
         """What opening the image shows; looked at only once."""
-        name = hash(image.key)
-        if name not in self._seen:
-            self._seen[name] = self._check(plan, image)
-        return self._seen[name]
+        if image.name not in self._seen:
+            self._seen[image.name] = self._check(plan, image)
+        return self._seen[image.name]
 
     def _try(self, plan: Plan, image: Image, instant: Instant, method: str, history: History) -> None:
         self._tally.generated += 1
-        if hash(image.key) not in self._seen:
-            add(self._tally.unique, method)
+        self._tally.see(f"{method}, {plan.strategy}", image.name)
         found = self.found(plan, image)
         if isinstance(found, Observation):
             verdict, words = history.judge(found, instant.since, instant.until)
@@ -174,7 +174,7 @@ class Explorer:
     def _kept(self, image: Image) -> str | None:
         if self._keep_in is None or len(self._tally.failures) >= FAILURES_MAX:
             return None
-        place = self._keep_in / f"image-{abs(hash(image.key)):x}"
+        place = self._keep_in / f"image-{image.name:016x}"
         if not place.exists():
             place.mkdir(parents=True)
             image.write(place)

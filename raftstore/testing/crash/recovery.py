@@ -7,7 +7,8 @@ from random import Random
 import msgspec
 
 from raftstore.testing.crash.bench import Bench
-from raftstore.testing.crash.disk import Disk, Image, Model
+from raftstore.testing.crash.disk import Disk, Model
+from raftstore.testing.crash.image import Image
 from raftstore.testing.crash.lab import STORE
 from raftstore.testing.crash.oracle import History, Observation
 from raftstore.testing.crash.plan import Plan, Resume

@@ -1,18 +1,27 @@
-"""The numbers of a run, for people: as text, and as a Markdown table."""
+"""The report of a run: what was done with what, printed for people and kept for `page`.
+
+A report is a JSON file. Beside it, in a file that ends in `.images`, are the names of all images that were
+opened, so that several runs can be added up without counting an image twice.
+"""
 
 from __future__ import annotations
 
 import platform
+import shlex
+import subprocess
 import sys
-from collections.abc import Sequence
+from array import array
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import msgspec
 
-from raftstore.testing.crash.oracle import Verdict
 from raftstore.testing.crash.tally import Counts, Tally
 
 LIBRARIES = ("raftstore", "lmdb", "rocksdict", "crc32c", "msgspec")
+Images = Mapping[str, Mapping[str, set[int]]]
+"""By backend and kind, the names of images."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -21,25 +30,54 @@ class Outcome(msgspec.Struct, frozen=True):
     backend: str
     seed: int
     seconds: float
+    unique: int
+    """Different images that were opened."""
+    kinds: Counts
+    """The same by method, model and strategy; an image may be of several kinds."""
     tally: Tally
+    """Without the names of the images."""
 
 
 class Report(msgspec.Struct, frozen=True):
     """A whole run: what `--json` prints."""
 
-    outcomes: Sequence[Outcome]
+    command: str
+    commit: str | None
+    """Of the tree that was tested, if it is one of git; `+` after it: with changes."""
     kernel: str
     python: str
     versions: dict[str, str]
+    outcomes: Sequence[Outcome]
 
     @property
     def has_failed(self) -> bool:
         return any(outcome.tally.has_failed for outcome in self.outcomes)
 
 
+def outcome_of(backend: str, seed: int, seconds: float, tally: Tally) -> Outcome:
+    """What `tally` counted."""
+    kinds = {kind: len(names) for kind, names in sorted(tally.images.items())}
+    bare = msgspec.structs.replace(tally, images={})
+    return Outcome(backend, seed, round(seconds, 1), tally.unique, kinds, bare)
+
+
 def report(outcomes: Sequence[Outcome]) -> Report:
     """What was done here and now, with what it was done."""
-    return Report(outcomes, platform.release(), sys.version.split()[0], _versions())
+    command = shlex.join(["python", "-m", "raftstore.testing.crash", *sys.argv[1:]])
+    python = sys.version.split()[0]
+    return Report(command, _commit(), platform.release(), python, _versions(), outcomes)
+
+
+def _commit() -> str | None:
+    place = Path(__file__).parent
+    try:
+        name = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=place, capture_output=True, text=True, check=True
+        )
+        changed = subprocess.run(["git", "diff", "--quiet", "HEAD"], cwd=place, check=False)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return name.stdout.strip() + "+" * bool(changed.returncode)
 
 
 def _versions() -> dict[str, str]:
@@ -50,6 +88,30 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def save(path: Path, whole: Report, images: Images) -> None:
+    """Write the report to `path`, and the names of the images beside it."""
+    packed = {
+        backend: {kind: array("Q", sorted(names)).tobytes() for kind, names in kinds.items()}
+        for backend, kinds in images.items()
+    }
+    _images_of(path).write_bytes(msgspec.msgpack.encode(packed))
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(whole)) + b"\n")
+
+
+def load(path: Path) -> tuple[Report, Images]:
+    """What `save` wrote."""
+    packed = msgspec.msgpack.decode(_images_of(path).read_bytes(), type=dict[str, dict[str, bytes]])
+    images = {
+        backend: {kind: set(array("Q", names)) for kind, names in kinds.items()}
+        for backend, kinds in packed.items()
+    }
+    return msgspec.json.decode(path.read_bytes(), type=Report), images
+
+
+def _images_of(path: Path) -> Path:
+    return path.with_suffix(".images")
 
 
 def as_text(whole: Report) -> str:
@@ -65,13 +127,14 @@ def _text_of(outcome: Outcome) -> list[str]:
     tally = outcome.tally
     lines = [
         f"{outcome.backend}: seed {outcome.seed}, {outcome.seconds:.0f} s",
-        f"  images: {tally.generated} generated, {sum(tally.unique.values())} different and checked "
-        f"({_listed(tally.unique)}), at {tally.instants} instants",
-        f"  kills: {tally.kills}; faults: {sum(tally.faults.values())} ({_listed(tally.faults)})",
+        f"  images: {tally.generated} generated, {outcome.unique} different and opened, "
+        f"at {tally.instants} instants",
     ]
+    lines += [f"    {kind}: {count}" for kind, count in outcome.kinds.items()]
+    lines.append(f"  kills: {tally.kills}; faults: {sum(tally.faults.values())} ({listed(tally.faults)})")
     if tally.done:
-        lines.append(f"  {_listed(tally.done)}")
-    lines += [f"  {method}: {_listed(counts)}" for method, counts in sorted(tally.verdicts.items())]
+        lines.append(f"  {listed(tally.done)}")
+    lines += [f"  {method}: {listed(counts)}" for method, counts in sorted(tally.verdicts.items())]
     if tally.planted:
         caught = [planted for planted in tally.planted if planted.verdict is not None]
         lines.append(f"  planted bugs caught: {len(caught)}/{len(tally.planted)}")
@@ -84,46 +147,6 @@ def _text_of(outcome: Outcome) -> list[str]:
     return lines
 
 
-def as_markdown(whole: Report) -> str:
-    """The table for a page about reliability."""
-    rows = [("", *[outcome.backend for outcome in whole.outcomes])]
-    tallies = [outcome.tally for outcome in whole.outcomes]
-    methods = sorted({method for tally in tallies for method in tally.unique})
-    rows += [
-        (f"different images, {method}", *[_number(t.unique.get(method, 0)) for t in tallies])
-        for method in methods
-    ]
-    rows.append(("images generated", *[_number(t.generated) for t in tallies]))
-    rows.append(("instants at which power was cut", *[_number(t.instants) for t in tallies]))
-    rows.append(("SIGKILLs", *[_number(t.kills) for t in tallies]))
-    kinds = sorted({kind for tally in tallies for kind in tally.faults})
-    rows += [(f"faults: {kind}", *[_number(t.faults.get(kind, 0)) for t in tallies]) for kind in kinds]
-    things = sorted({thing for tally in tallies for thing in tally.done})
-    rows += [(thing, *[_number(t.done.get(thing, 0)) for t in tallies]) for thing in things]
-    rows += [(verdict.value, *[_number(t.total(verdict)) for t in tallies]) for verdict in Verdict]
-    rows.append(("planted bugs caught", *[_caught(t) for t in tallies]))
-    rows.append(("seed", *[str(outcome.seed) for outcome in whole.outcomes]))
-    rows.append(("seconds", *[f"{outcome.seconds:.0f}" for outcome in whole.outcomes]))
-    table = [f"| {' | '.join(row)} |" for row in rows]
-    table.insert(1, f"|{'---|' * len(rows[0])}")
-    versions = ", ".join(f"{name} {number}" for name, number in whole.versions.items())
-    reasons = sorted({f"{o.backend}: {why}" for o in whole.outcomes for why in o.tally.explained})
-    skipped = sorted({note for tally in tallies for note in tally.notes})
-    made_with = f"Linux {whole.kernel}, Python {whole.python}, {versions}."
-    return "\n".join([*table, "", made_with, *_notes("Refused", reasons), *_notes("Skipped", skipped), ""])
-
-
-def _notes(title: str, notes: Sequence[str]) -> list[str]:
-    return [f"\n{title}: {note}" for note in notes]
-
-
-def _caught(tally: Tally) -> str:
-    return f"{sum(planted.verdict is not None for planted in tally.planted)}/{len(tally.planted)}"
-
-
-def _number(count: int) -> str:
-    return f"{count:,}"
-
-
-def _listed(counts: Counts) -> str:
+def listed(counts: Counts) -> str:
+    """In one line."""
     return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))

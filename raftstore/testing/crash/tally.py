@@ -45,8 +45,8 @@ class Tally(msgspec.Struct):
     """Times in recorded runs at which power was cut."""
     generated: int = 0
     """Images, as often as they came up."""
-    unique: Counts = {}
-    """Different images, each of which was opened, by method."""
+    images: dict[str, set[int]] = {}
+    """The names of the images that were opened, by method, model and strategy."""
     verdicts: dict[str, Counts] = {}
     """By method; of an image, as often as it came up."""
     faults: Counts = {}
@@ -60,6 +60,15 @@ class Tally(msgspec.Struct):
     failures: list[Failure] = []
     notes: list[str] = []
     """What was skipped, and why."""
+
+    def see(self, kind: str, name: int) -> None:
+        """An image was opened; `kind`: method, model and strategy. Equal images are counted once."""
+        self.images.setdefault(kind, set()).add(name)
+
+    @property
+    def unique(self) -> int:
+        """How many different images were opened."""
+        return len(set[int]().union(*self.images.values()))
 
     def did(self, what: str, count: int = 1) -> None:
         """Something that the report should show happened once more."""
@@ -78,8 +87,8 @@ class Tally(msgspec.Struct):
         self.instants += other.instants
         self.generated += other.generated
         self.kills += other.kills
-        for name, count in other.unique.items():
-            add(self.unique, name, count)
+        for kind, names in other.images.items():
+            self.images.setdefault(kind, set()).update(names)
         for name, count in other.faults.items():
             add(self.faults, name, count)
         for what, count in other.done.items():
