@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import msgspec
 
@@ -22,7 +20,7 @@ from raftstore.testing.crash.events import RECORD
 from raftstore.testing.crash.kernel_power import PowerDisk
 from raftstore.testing.crash.lab import STORE, Run
 from raftstore.testing.crash.method import Round
-from raftstore.testing.crash.oracle import History, Observation, Verdict
+from raftstore.testing.crash.oracle import History, Observation, Promise, Verdict
 from raftstore.testing.crash.plan import Plan, Resume
 
 STORES_A_ROUND: Final = 4
@@ -66,31 +64,37 @@ class _Store:
         plan, earlier = self._plan, frozenset[bytes]()
         for _ in range(CUTS_A_STORE):
             history = History(plan, earlier=earlier)
-            run = self._drive(plan)
-            for event in run.events:
-                history.feed(event)
-            found = self._judge(plan, run, history)
+            run, until = self._drive(plan, history)
+            found = self._judge(plan, run, history, until)
             if found is None or self._bench.is_over:
                 return
-            states = history.allowed(found, history.promise, history.promise)
+            states = history.allowed(found, history.promise, until)
             if not states.matching:
                 return
             resume = Resume(states.matching[0], found.commit, self._random.randrange(1 << 30), plan.steps)
             plan = msgspec.structs.replace(plan, resumes=(*plan.resumes, resume))
             earlier = states.digests
 
-    def _drive(self, plan: Plan) -> Run:
-        """Drive `plan`, cut the power meanwhile or soon after, and switch it on again."""
+    def _drive(self, plan: Plan, history: History) -> tuple[Run, Promise]:
+        """Drive `plan`, cut the power meanwhile or soon after, and switch it on again.
+
+        `history` follows it. The second value is what was promised before the power was cut.
+        """
         bench, random = self._bench, self._random
         events, delay_s = random.randint(1, int(EVENTS_A_STEP * plan.steps)), random.uniform(0, DELAY_S)
-        with _cut_after(self._disk, bench.lab.events_file, events, delay_s):
+        with _Switch(self._disk, bench.lab.events_file, events, delay_s) as switch:
             run = bench.lab.run(plan, self._arena, timeout_s=TIMEOUT_S)
         bench.tally.did(f"power cuts of a mounted {self._disk.kind}")
         self._disk.switch_off()
         self._disk.switch_on()
-        return run
+        for event in run.events[: switch.told]:
+            history.feed(event)
+        until = history.promise
+        for event in run.events[switch.told :]:
+            history.feed(event)
+        return run, until
 
-    def _judge(self, plan: Plan, run: Run, history: History) -> Observation | None:
+    def _judge(self, plan: Plan, run: Run, history: History, until: Promise) -> Observation | None:
         """What is there after the power cut, if that is right."""
         bench, found = self._bench, Observation()
         verdict, words = bench.of_process(run, history, killed=True)
@@ -98,7 +102,7 @@ class _Store:
             answer = bench.checker.check(plan, self._copy() / STORE)
             if isinstance(answer, Observation):
                 found = answer
-                verdict, words = history.judge(found, history.promise, history.promise)
+                verdict, words = history.judge(found, history.promise, until)
             else:
                 verdict, words = answer
         bench.tally.count(self._method, verdict)
@@ -115,29 +119,41 @@ class _Store:
         return copy
 
 
-@contextmanager
-def _cut_after(disk: PowerDisk, file: Path, events: int, delay_s: float) -> Generator[None]:
-    """Cut the power `delay_s` after so many events were told, at the latest at the end of the block."""
-    ended = threading.Event()
+class _Switch:
+    """Cuts the power `delay_s` after so many events were told to `file`, at the latest at the end."""
 
-    def wait_and_cut() -> None:
-        while not ended.wait(POLL_S) and not _has_told(file, events):
+    def __init__(self, disk: PowerDisk, file: Path, events: int, delay_s: float) -> None:
+        self._disk = disk
+        self._file = file
+        self._events = events
+        self._delay_s = delay_s
+        self.told = 0
+        """Events told before the power was cut.
+
+        Cutting takes milliseconds, in which ext4 may let an fdatasync succeed that has written nothing. So
+        what is acknowledged from its beginning on does not count.
+        """
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._wait_and_cut, name="raftstore-power")
+
+    def __enter__(self) -> Self:
+        self._file.unlink(missing_ok=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _wait_and_cut(self) -> None:
+        while not self._ended.wait(POLL_S) and self._count() < self._events:
             pass
-        ended.wait(delay_s)
-        disk.cut()
+        self._ended.wait(self._delay_s)
+        self.told = self._count()
+        self._disk.cut()
 
-    file.unlink(missing_ok=True)
-    thread = threading.Thread(target=wait_and_cut, name="raftstore-power")
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-
-
-def _has_told(file: Path, events: int) -> bool:
-    try:
-        return file.stat().st_size >= events * RECORD.size
-    except FileNotFoundError:
-        return False
+    def _count(self) -> int:
+        try:
+            return self._file.stat().st_size // RECORD.size
+        except FileNotFoundError:
+            return 0
