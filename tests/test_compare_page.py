@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PHONE, DESKTOP = 375, 1280
+PATIENCE_MS = 120_000
 NEEDED = (
     "append-1x64B",
     "append-*x1KiB",
@@ -88,10 +90,14 @@ def browser(page: Path) -> Iterator[Browser]:
         browser.close()
 
 
-def look(browser: Browser, page: Path, width: int) -> Page:
+@contextmanager
+def look(browser: Browser, page: Path, width: int) -> Iterator[Page]:
     shown = browser.new_page(viewport={"width": width, "height": 900})
-    shown.goto(page.as_uri())
-    return shown
+    try:
+        shown.goto(page.as_uri(), timeout=PATIENCE_MS)
+        yield shown
+    finally:
+        shown.close()
 
 
 # --- in a browser -------------------------------------------------------------------------------------------
@@ -99,43 +105,45 @@ def look(browser: Browser, page: Path, width: int) -> Page:
 
 @pytest.mark.parametrize("width", [PHONE, DESKTOP])
 def test_every_chart_shows_all_its_series(browser: Browser, page: Path, width: int) -> None:
-    shown = look(browser, page, width)
-    figures = shown.query_selector_all("figure")
-    assert [figure.get_attribute("id") for figure in figures] == [f"chart-{chart.name}" for chart in CHARTS]
-    for figure in figures:
-        sizes: list[float] = figure.evaluate(SERIES)
-        assert len(sizes) == int(figure.get_attribute("data-series") or 0) > 0
-        assert all(size > 2 for size in sizes), figure.get_attribute("id")
+    with look(browser, page, width) as shown:
+        figures = shown.query_selector_all("figure")
+        assert [figure.get_attribute("id") for figure in figures] == [
+            f"chart-{chart.name}" for chart in CHARTS
+        ]
+        for figure in figures:
+            sizes: list[float] = figure.evaluate(SERIES)
+            assert len(sizes) == int(figure.get_attribute("data-series") or 0) > 0
+            assert all(size > 2 for size in sizes), figure.get_attribute("id")
 
 
 @pytest.mark.parametrize("width", [PHONE, DESKTOP])
 def test_nothing_is_wider_than_the_screen(browser: Browser, page: Path, width: int) -> None:
-    shown = look(browser, page, width)
-    shown.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
-    assert shown.evaluate(OVERFLOWING) == []
-    assert shown.evaluate("document.documentElement.scrollWidth") <= width
+    with look(browser, page, width) as shown:
+        shown.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+        assert shown.evaluate(OVERFLOWING) == []
+        assert shown.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_something_too_wide_would_be_noticed(browser: Browser, page: Path) -> None:
-    shown = look(browser, page, PHONE)
-    shown.evaluate("document.querySelector('h1').style.width = '900px'")
-    assert shown.evaluate(OVERFLOWING)
+    with look(browser, page, PHONE) as shown:
+        shown.evaluate("document.querySelector('h1').style.width = '900px'")
+        assert shown.evaluate(OVERFLOWING)
 
 
 def test_a_chart_without_data_would_be_noticed(browser: Browser, page: Path) -> None:
-    shown = look(browser, page, PHONE)
-    shown.evaluate("document.querySelector('[id^=series-]').replaceChildren()")
-    figure: Any = shown.query_selector("figure")
-    assert not all(size > 2 for size in figure.evaluate(SERIES))
+    with look(browser, page, PHONE) as shown:
+        shown.evaluate("document.querySelector('[id^=series-]').replaceChildren()")
+        figure: Any = shown.query_selector("figure")
+        assert not all(size > 2 for size in figure.evaluate(SERIES))
 
 
 def test_the_page_loads_nothing_from_anywhere_and_says_no_error(browser: Browser, page: Path) -> None:
     asked: list[str] = []
     errors: list[str] = []
-    shown = browser.new_page()
-    shown.on("request", lambda request: asked.append(request.url))
-    shown.on("pageerror", lambda error: errors.append(str(error)))
-    shown.goto(page.as_uri())
+    with browser.new_page() as shown:
+        shown.on("request", lambda request: asked.append(request.url))
+        shown.on("pageerror", lambda error: errors.append(str(error)))
+        shown.goto(page.as_uri(), timeout=PATIENCE_MS)
     assert (asked, errors) == ([page.as_uri()], [])
 
 
