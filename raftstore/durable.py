@@ -5,6 +5,7 @@ Files are made 0600 and directories 0700, whatever the umask. No symbolic link l
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -29,6 +30,15 @@ def sync_file(fd: int) -> None:
         fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
     else:
         os.fdatasync(fd)
+
+
+def write_all(fd: int, data: bytes, offset: int) -> None:
+    """Write all of `data`, in as many calls as it takes: a call may do a part only."""
+    while data:
+        written = os.pwrite(fd, data, offset)
+        if not written:
+            raise OSError(errno.EIO, "nothing was written")
+        data, offset = data[written:], offset + written
 
 
 def sync_directory(path: Path) -> None:

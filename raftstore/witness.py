@@ -24,7 +24,7 @@ from typing import Final, Literal
 import msgspec
 
 from raftstore.backend import Recovery
-from raftstore.durable import open_regular, replace_file, sync_file
+from raftstore.durable import open_regular, replace_file, sync_file, write_all
 from raftstore.entry import INDEX_MAX
 from raftstore.errors import CorruptionError
 
@@ -134,7 +134,7 @@ class Witness:
         note = Note(self._note.sequence + 1, number, clean, self._volatile)
         if msgspec.structs.replace(note, sequence=self._note.sequence) == self._note:
             return
-        os.pwrite(self._fd, _encode(note), note.sequence % 2 * SLOT_BYTES)
+        write_all(self._fd, _encode(note), note.sequence % 2 * SLOT_BYTES)
         sync_file(self._fd)
         self._note = note
 

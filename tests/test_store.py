@@ -766,6 +766,32 @@ def read_sequence(config: StoreConfig) -> int:
     return note.sequence
 
 
+@pytest.mark.parametrize("part", [1, 16, 31])
+def test_a_short_write_of_a_note_is_completed(
+    config: StoreConfig, monkeypatch: pytest.MonkeyPatch, part: int
+) -> None:
+    config, real = with_(config, strategy=MemFirst()), os.pwrite
+    store = open_store(config)
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: real(fd, data[:part], offset))
+    store.witness(9, clean=False)
+    store.close()
+    testimony = read_witness(config.path / WITNESS)
+    assert testimony.is_whole
+    assert testimony.note is not None
+    assert (testimony.note.number, testimony.note.volatile) == (9, True)
+
+
+def test_a_note_of_which_nothing_can_be_written_ends_the_notes(
+    config: StoreConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(config)
+    before = read_witness(config.path / WITNESS)
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: 0)
+    store.witness(9, clean=True)
+    store.close()
+    assert read_witness(config.path / WITNESS) == before
+
+
 def test_a_missing_witness_is_made_again_and_told(config: StoreConfig) -> None:
     session(config, 9)
     (config.path / WITNESS).unlink()
