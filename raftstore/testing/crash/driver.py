@@ -139,9 +139,9 @@ class _Driver:
 
     def _perform(self, number: int, step: Step) -> Receipt | None:
         """One step, and again while the disk is full. With several threads, what can be pipelined is."""
-        self._tell(Kind.STARTED, number)
         attempts = 0
         while True:
+            self._tell(Kind.STARTED, number)
             try:
                 result = self._call(step)
                 break
