@@ -16,6 +16,7 @@ COMMANDS: Final = {
     "demo": "Kill the nodes of a Raft cluster while they write, and see that nothing is lost.",
     "compare": "Measure every backend, strategy and flush policy on this disk.",
     "import-pysyncobj": "Move the journal of a PySyncObj node into a new store.",
+    "export-pysyncobj": "Move the store of a PySyncObj node back into a journal of its own.",
 }
 
 app = typer.Typer(

@@ -13,13 +13,18 @@ Without changing PySyncObj, for your own class:
         def __init__(self, node, others):
             super().__init__(node, others, store="segmented:///var/lib/n1/raft")
 
+A program that cannot be changed, as Patroni, needs only its command line:
+
+    python -m raftstore.adapters.pysyncobj patroni /etc/patroni.yml
+
 A node that has a journal of PySyncObj's own moves over while it is stopped, with `import_journal` or, from
-the shell, with `raftstore import-pysyncobj`.
+the shell, with `raftstore import-pysyncobj`; and back with `export_journal`, `raftstore export-pysyncobj`.
 
 Term, vote and commit index are kept beside the entries. Needs `pysyncobj>=0.3.16`; importing this module
 raises `BackendMissingError` without it.
 """
 
+from raftstore.adapters.pysyncobj.exporting import Exported, export_journal
 from raftstore.adapters.pysyncobj.importing import Imported, import_journal
 from raftstore.adapters.pysyncobj.journal import RaftStoreJournal, StoreSource
 from raftstore.adapters.pysyncobj.patch import install
@@ -28,10 +33,12 @@ from raftstore.adapters.pysyncobj.wiring import DurableTCPTransport, DurableTran
 __all__ = [
     "DurableTCPTransport",
     "DurableTransportMixin",
+    "Exported",
     "Imported",
     "RaftStoreJournal",
     "StoreSource",
     "StoreSyncObj",
+    "export_journal",
     "import_journal",
     "install",
 ]
