@@ -45,6 +45,7 @@ class AsyncRaftLog:
         self._session = log._session  # pyright: ignore[reportPrivateUsage]
         self._pipeline = self._session.pipeline
         self._limits = log.config.limits
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._queue = asyncio.Lock()  # Keeps the order of calls when they have to wait for room.
 
     async def __aenter__(self) -> AsyncRaftLog:
@@ -236,10 +237,7 @@ class AsyncRaftLog:
         target = self._pipeline.acknowledgement(operation, write)
         if target is not None:
             if not target.done:
-                future = asyncio.get_running_loop().create_future()
-                self._pipeline.add_waiter(target, future)
-                self._pipeline.schedule()
-                await future
+                await self._done(target)
             if target.error is not None:
                 raise fresh(target.error)
         return result
@@ -265,7 +263,7 @@ class AsyncRaftLog:
             return admitted
         if self._pipeline.ledger.is_full:
             await self._run_in_turn(operations.barrier())  # Is there room on the disk again?
-        future = asyncio.get_running_loop().create_future()
+        future = self._future()
         waiting = RoomWaiter(operation.size, future)
         self._pipeline.queue_for_room(waiting)
         try:
@@ -284,12 +282,22 @@ class AsyncRaftLog:
 
     async def _wait(self, target: Waitable) -> None:
         if not target.done:
-            future = asyncio.get_running_loop().create_future()
-            self._pipeline.add_waiter(target, future)
-            self._pipeline.schedule()
-            await future
+            await self._done(target)
         if target.error is not None:
             raise fresh(target.error)
+
+    def _done(self, target: Waitable) -> asyncio.Future[None]:
+        """A future that has a result once `target` is done."""
+        future = self._future()
+        self._pipeline.add_waiter(target, future)
+        self._pipeline.schedule()
+        return future
+
+    def _future(self) -> asyncio.Future[None]:
+        """Of the loop that this log is used from. Asking asyncio which one that is takes a system call."""
+        if self._loop is None or self._loop.is_closed():
+            self._loop = asyncio.get_running_loop()
+        return asyncio.Future(loop=self._loop)
 
 
 def _call_on(loop: asyncio.AbstractEventLoop, callback: Callable[[int], object], index: int) -> None:

@@ -70,17 +70,19 @@ def propose(term: int, payloads: Sequence[bytes], kind: int, limits: Limits) -> 
 
     def decide(accepted: Write) -> Decision[range]:
         last = accepted.shape.last
-        indexes = range(last.index + 1, last.index + 1 + len(data))
-        current = max(accepted.hard_state.term, last.term)
-        if not current <= term <= INDEX_MAX:
+        if not (last.term <= term <= INDEX_MAX and accepted.hard_state.term <= term):
+            current = max(accepted.hard_state.term, last.term)
             raise TermError(f"term {term} is below the current term {current}: this leader was deposed")
+        start = last.index + 1
+        indexes = range(start, start + len(data))
         if not data:
             return None, indexes
-        _check_index_space(indexes.stop - 1)
-        run = [Entry(term, index, payload, kind) for index, payload in zip(indexes, data, strict=True)]
+        if indexes.stop > INDEX_MAX:
+            _check_index_space(indexes.stop - 1)
+        run = [Entry(term, index, payload, kind) for index, payload in enumerate(data, start)]
         return appending(accepted, run, size), indexes
 
-    return Operation(decide, size=size, durable=False)
+    return Operation(decide, size, False)
 
 
 def splice(prev: LogId, entries: Sequence[Entry], limits: Limits) -> Operation[Splice]:

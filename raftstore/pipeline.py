@@ -257,8 +257,11 @@ class Pipeline:
             self._in_callback.discard(get_ident())
 
     def schedule(self) -> None:
-        """See to it that the flusher thread leads once a flush is due, unless somebody leads already."""
-        if self.is_awaited():
+        """See to it that the flusher thread leads once a flush is due, unless somebody leads already.
+
+        Whoever leads, or is about to look, will see what the caller has accepted.
+        """
+        if self._leader != NOBODY or self.is_awaited():
             return
         with self.lock:
             delay = self.ledger.due_s() if self._leader == NOBODY else _NEVER
