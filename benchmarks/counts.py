@@ -55,12 +55,15 @@ def traced(bench: Bench, what: str) -> tuple[Counter[str], dict[str, int]]:
 
 def between_marks(trace: str) -> Counter[str]:
     """How often each call began between the marks in what strace wrote."""
-    inside = trace.split(_quoted(BEGIN), 1)[1].split(_quoted(END), 1)[0]
-    return Counter(re.findall(r"^\d+ +(\w+)\(", inside, re.MULTILINE))
+    lines = trace.splitlines()
+    begin, end = (_line_of(mark, lines) for mark in (BEGIN, END))
+    calls = (re.match(r"\d+ +(\w+)\(", line) for line in lines[begin + 1 : end])
+    return Counter(call[1] for call in calls if call)
 
 
-def _quoted(mark: bytes) -> str:
-    return mark.decode().replace("\n", "\\n")
+def _line_of(mark: bytes, lines: list[str]) -> int:
+    quoted = mark.decode().replace("\n", "\\n")
+    return next(number for number, line in enumerate(lines) if quoted in line)
 
 
 def bytes_appended(bench: Bench) -> Outcome:

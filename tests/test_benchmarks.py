@@ -1,0 +1,176 @@
+"""`python -m benchmarks.targets`: it measures what it says, and keeps what was measured and written by hand."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NEEDS_CC = pytest.mark.skipif(shutil.which("cc") is None, reason="the limit needs a C compiler: install gcc")
+NEEDS_STRACE = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def benchmarks_are_importable() -> Iterator[None]:
+    """They are no part of the package. The package that they import is the one that is tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT))
+        yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == "benchmarks"]:
+        del sys.modules[name]
+
+
+def module(name: str) -> Any:
+    return importlib.import_module(f"benchmarks.{name}")
+
+
+def result(name: str, *values: float, bound: float = 1.0, **beside: float) -> Any:
+    results = module("result")
+    return results.Result(name, results.Target("at least", bound), values, beside, f"measure {name}", 1.0)
+
+
+def report(*runs: tuple[str, list[Any]]) -> Any:
+    results, found = module("result"), module("result").Report()
+    for when, rows in runs:
+        found = found.with_run(results.Run(when=when, machine={"disk": when}, quick=False, results=rows))
+    return found
+
+
+@NEEDS_CC
+@NEEDS_STRACE
+def test_the_limit_is_one_write_and_one_sync_of_all_that_is_offered(tmp_path: Path) -> None:
+    native = module("native")
+    program = native.compile_program("limit.c", tmp_path, ["-pthread"], needs="gcc")
+    trace = tmp_path / "trace"
+    command = ["strace", "-qq", "-e", "trace=pwrite64,fdatasync", "-o", str(trace), str(program)]
+    done = subprocess.run(
+        [*command, str(tmp_path / "file")],
+        input="batch 8 256 1\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    entries = int(done.stdout.splitlines()[-1].split()[0])
+    calls = [line for line in trace.read_text().splitlines() if "4194304" not in line]  # not the zeros
+    assert [line.split("(")[0] for line in calls] == ["pwrite64", "fdatasync"] * (entries // 8)
+    assert all(line.endswith(" = 2048") for line in calls[::2])
+
+
+@NEEDS_CC
+def test_the_limit_says_how_many_entries_threads_made_durable(tmp_path: Path) -> None:
+    native = module("native")
+    limit, kind = native.open_limit(tmp_path)
+    try:
+        assert kind.startswith("C ")
+        assert limit.threads(4, 256, 0.02) > 0
+        assert limit.batch(4, 256, 0.02) > 0
+    finally:
+        limit.close()
+
+
+def test_without_a_compiler_a_loop_in_python_stands_in_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    limit, kind = module("native").open_limit(tmp_path)
+    try:
+        assert "Python" in kind
+        assert "install" in kind
+        assert limit.batch(4, 256, 0.02) > 0
+        assert limit.threads(4, 256, 0.02) is None
+    finally:
+        limit.close()
+
+
+def test_calls_are_counted_between_the_marks_only() -> None:
+    counts = module("counts")
+    trace = "\n".join(
+        [
+            "1 fdatasync(3) = 0",
+            '1 write(1, "begin of the measurement\\n", 25) = 25',
+            "1 pwrite64(3, ...) = 100",
+            "2 fdatasync(3 <unfinished ...>",
+            "2 <... fdatasync resumed>) = 0",
+            '1 write(1, "end of the measurement\\n", 23) = 23',
+            "1 fdatasync(3) = 0",
+        ]
+    )
+    assert counts.between_marks(trace) == {"pwrite64": 1, "fdatasync": 1}
+
+
+def test_a_new_run_replaces_its_rows_and_keeps_the_others(tmp_path: Path) -> None:
+    results = module("result")
+    found = report(("monday", [result("a", 1), result("b", 2)]), ("tuesday", [result("b", 3)]))
+    results.write_report(tmp_path / "r.json", found)
+    kept = results.read_report(tmp_path / "r.json")
+    assert {r.name: (run.when, r.median) for run in kept.runs for r in run.results} == {
+        "a": ("monday", 1),
+        "b": ("tuesday", 3),
+    }
+
+
+def test_the_median_of_the_rounds_decides() -> None:
+    assert result("a", 0.5, 1.2, 1.1).is_met
+    assert not result("a", 0.5, 0.9, 5.0).is_met
+    assert result("a").is_met is None
+
+
+def test_a_reason_stands_under_a_missed_row_and_not_under_one_that_is_met() -> None:
+    page, rows = module("page"), module("rows").ROWS
+    missed, met = rows[0], rows[1]
+    found = report(
+        ("monday", [result(missed.name, 0.5, bound=0.95, **{"added, µs": 10.0}), result(met.name, 2.0)])
+    )
+    text = page.make_page(found, {missed.name: "Physics.", met.name: "Luck."})
+    assert "Physics. With the 10 µs that we add it would be met from a bare write of 190 µs on." in text
+    assert "Luck." not in text
+
+
+def test_a_reason_for_a_row_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "reasons.toml").write_text('append-1x3B = "?"\n')
+    with pytest.raises(KeyError, match="append-1x3B"):
+        module("page").read_reasons(tmp_path / "reasons.toml")
+
+
+def test_rows_have_names_of_their_own() -> None:
+    names = [row.name for row in module("rows").ROWS]
+    assert len(set(names)) == len(names)
+
+
+def test_the_page_is_what_the_command_writes_from_the_results(tmp_path: Path) -> None:
+    assert module("targets").main(["--page-only", "--report", str(tmp_path / "page.md")]) == 0
+    assert (tmp_path / "page.md").read_text() == (ROOT / "docs/PERFORMANCE.md").read_text()
+
+
+@pytest.mark.backend("segmented")
+def test_a_quick_run_measures_says_on_what_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    home, kept = tmp_path / "disk", tmp_path / "r.json"
+    home.mkdir()
+    names = ["append-1x64B", "asyncio-8", "memfirst-100", "bytes-appended"]
+    arguments = ["--quick", "--only", *names, "--path", str(home), "--json", str(kept)]
+    assert module("targets").main(arguments) == 0
+    run = json.loads(kept.read_text())["runs"][0]
+    assert [row["name"] for row in run["results"]] == names
+    assert all(value > 0 for row in run["results"] for value in row["values"])
+    assert run["quick"]
+    assert {"system", "file system", "limit", "versions"} <= set(run["machine"])
+    assert not list(home.iterdir())
+
+
+def test_what_cannot_be_measured_here_is_skipped_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    targets = module("targets")
+    (row,) = targets._chosen(["syncs-alone"])
+    run = targets.measure([row], tmp_path, quick=True)
+    assert run.results[0].skipped == "strace is not installed"
+    assert run.results[0].is_met is None
