@@ -49,22 +49,23 @@ def make_page(report: Report, reasons: Mapping[str, str]) -> str:
 
 
 def _table(measured: Measured) -> list[str]:
-    head = ["| what | target | measured | spread | |", "|---|---:|---:|---:|---|"]
+    head = ["| what | `--only` | target | measured | spread | |", "|---|---|---:|---:|---:|---|"]
     return head + [_line(row, measured.get(row.name)) for row in ROWS]
 
 
 def _line(row: Row, found: tuple[Result, Run] | None) -> str:
-    target = f"{SIGNS[row.target.kind]} {_number(row.target.bound)} {row.target.unit}".rstrip()
+    target = f"{SIGNS[row.target.kind]} {row.target.bound:g} {row.target.unit}".rstrip()
     if found is None or found[0].skipped is not None:
         reason = "not measured yet" if found is None else f"not measured: {found[0].skipped}"
-        return f"| {row.title} | {target} | | | {reason} |"
+        return f"| {row.title} | `{row.name}` | {target} | | | {reason} |"
     result, run = found
     spread = (
         f"{_number(min(result.values))} to {_number(max(result.values))}" if len(result.values) > 1 else ""
     )
     verdict = "met" if result.is_met else "**missed**"
     quick = " (quick)" if run.quick else ""
-    return f"| {row.title} | {target} | {_number(result.median)} | {spread} | {verdict}{quick} |"
+    measured = _number(result.median)
+    return f"| {row.title} | `{row.name}` | {target} | {measured} | {spread} | {verdict}{quick} |"
 
 
 def _missed(measured: Measured, reasons: Mapping[str, str]) -> list[str]:

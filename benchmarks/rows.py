@@ -54,13 +54,13 @@ def _spaced(short: str) -> str:
 
 def _asyncio(count: int, bound: float) -> Row:
     how = ASYNCIO + GROUP.format(count)
-    title = f"{count} asyncio proposers, 256 B each"
+    title = f"asyncio proposers: {count}, each with its own 256 B"
     return Row(f"asyncio-{count}", title, at_least(bound), how, appends.asyncio_proposers(count))
 
 
 def _threads(count: int, bound: float) -> Row:
     how = THREADS + GROUP.format(count)
-    title = f"{count} threads, 256 B each"
+    title = f"threads: {count}, each with its own 256 B"
     return Row(f"threads-{count}", title, at_least(bound), how, appends.thread_proposers(count))
 
 
