@@ -109,6 +109,14 @@ def test_a_call_that_fails_loses_nothing(bench: Bench, backend: str, name: str) 
 
 
 @segmented
+def test_a_disk_that_stays_full_ends_a_workload_whose_entries_wait_in_memory(bench: Bench) -> None:
+    plan = Plan(backend="segmented", seed=32000048, steps=45, threads=4, strategy="MemFirst", policy="Batch")
+    for call in range(60, 90, 5):
+        fail_at(bench, plan, "any ENOSPC", call, sticky=True)
+    assert_nothing_wrong(bench)
+
+
+@segmented
 @pytest.mark.parametrize(
     "name", ["no fsync", "no directory fsync", "vote not synced", "purged before its anchor is durable"]
 )

@@ -79,7 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=120.0, help="for each backend, after the plants")
     parser.add_argument("--images", type=int, help="end after so many different images")
     parser.add_argument("--seed", type=int, help="default: the time")
-    parser.add_argument("--lanes", type=int, default=os.cpu_count() or 1, help="processes beside each other")
+    parser.add_argument(
+        "--lanes", type=int, default=2 * (os.cpu_count() or 1), help="processes beside each other"
+    )
     parser.add_argument("--keep", metavar="DIR", help="keep the images of failures there")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import gc
 import os
 import signal
@@ -68,6 +69,7 @@ def _live(job: Job) -> NoReturn:
         silent = os.open(os.devnull, os.O_RDWR)
         for fd, target in ((silent, 0), (silent, 1), (words, 2)):
             os.dup2(fd, target)
+        faulthandler.dump_traceback_later(0.8 * job.timeout_s)
         reporter = Reporter(events)
         if job.plan.plant is not None:
             plant(job.plan.plant)

@@ -33,9 +33,10 @@ from raftstore.testing.crash.workload import Step
 PAUSE_S: Final = 0.003
 IDLE_S: Final = 0.25
 """Longer than the log waits before it does its upkeep."""
-RETRIES: Final = 4
-"""How often a step that found no room is tried again."""
 RETRY_S: Final = 0.05
+"""Before a step that found no room is tried again."""
+WAIT_S: Final = 1.0
+"""For a receipt, before looking whether the disk is full."""
 
 
 class _StopError(Exception):
@@ -60,13 +61,14 @@ class _Driver:
         self._tell = reporter.tell
         self._explain = reporter.explain
         self._steps = plan.workload().steps
-        self._retries = RETRIES if plan.threads == 1 and plan.mix == "plain" else 0
         self._accepting = threading.Lock()
         """Guards the three below."""
         self._next = 1
         self._watermark = -1
         self._receipts: list[tuple[int, Receipt]] = []
         self._stopped = threading.Event()
+        self._is_full = False
+        """The disk was full, and stayed so."""
 
     def run(self) -> None:
         self._log = self._open()
@@ -148,7 +150,7 @@ class _Driver:
             except (StoreFullError, BackpressureError) as error:
                 self._tell(Kind.REFUSED, number)
                 attempts += 1
-                if attempts > self._retries:
+                if attempts > self._plan.retries:
                     self._stop(error)
                 time.sleep(RETRY_S)
             except StoreFailedError as error:
@@ -196,7 +198,7 @@ class _Driver:
 
     def _await(self, number: int, receipt: Receipt) -> None:
         try:
-            receipt.wait()
+            self._wait(receipt)
         except TruncatedError:
             return
         except (StoreFullError, BackpressureError) as error:
@@ -206,7 +208,19 @@ class _Driver:
             self._fail(number, error)
         self._tell(Kind.RECEIPT, number)
 
+    def _wait(self, receipt: Receipt) -> None:
+        """Wait for it; not for an entry that `MemFirst` keeps in memory because the disk stays full."""
+        while True:
+            try:
+                receipt.wait(WAIT_S)
+            except TimeoutError as error:
+                if self._is_full:
+                    raise _StopError from error
+            else:
+                return
+
     def _stop(self, error: Exception) -> NoReturn:
+        self._is_full = True
         self._stopped.set()
         self._explain(f"{error!r}\n")
         raise _StopError from error

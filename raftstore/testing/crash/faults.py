@@ -109,8 +109,8 @@ def fail_at(bench: Bench, plan: Plan, name: str, number: int, *, sticky: bool) -
     verdict, history = bench.judge(plan, run, "fault", where, killed=False)
     fired = Kind.FIRED in history.told
     add(bench.tally.faults, name, int(fired))
-    ended = any(event.kind in (Kind.CLOSED, Kind.FAILED) for event in run.events)
-    if verdict is Verdict.OK and not sticky and not ended:
+    ended = {Kind.CLOSED, Kind.FAILED} if plan.retries else {Kind.CLOSED, Kind.FAILED, Kind.REFUSED}
+    if verdict is Verdict.OK and not sticky and not ended.intersection(event.kind for event in run.events):
         words = f"after one fault the log did not go on\n{run.words[-1500:]}"
         bench.tally.fail(Verdict.REFUSED, f"{plan.title}; {where}", words)
     return fired

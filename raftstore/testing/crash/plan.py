@@ -26,6 +26,8 @@ SMALL_OPTIONS: Final[Mapping[str, Mapping[str, object]]] = MappingProxyType(
 )
 """Options that make a store of each backend rotate, grow or switch its files within a short workload."""
 
+RETRIES: Final = 4
+
 
 class Resume(msgspec.Struct, frozen=True):
     """Where an earlier workload was cut short: begin at the state after one of its steps."""
@@ -74,6 +76,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             backends={self.backend: dict(options)},
         )
         return load(config)
+
+    @property
+    def retries(self) -> int:
+        """How often a step that found no room is tried again."""
+        return RETRIES if self.threads == 1 and self.mix == "plain" else 0
 
     @property
     def title(self) -> str:
