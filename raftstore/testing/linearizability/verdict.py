@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Final
 
 from raftstore.testing.linearizability.operation import Operation
 from raftstore.testing.linearizability.search import CONFIGURATIONS_MAX, UndecidedError, unexplained
 from raftstore.testing.linearizability.show import as_text
 from raftstore.testing.linearizability.shrink import shrunk
+
+SHOWN_MAX: Final = 5
+"""Violations."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +36,13 @@ class Verdict:
         return not self.violations and not self.undecided
 
     def as_text(self) -> str:
-        """One line, and for each violation the operations that no order explains."""
+        """One line, and for the first violations the operations that no order explains."""
         counts = f"{self.operations:,} operations on {self.keys:,} keys, {self.unknown:,} of unknown outcome"
         lines = [f"{counts}: {self._answer()}"]
-        lines += [as_text(key, operations) for key, operations in self.violations.items()]
+        shown = itertools.islice(self.violations.items(), SHOWN_MAX)
+        lines += [as_text(key, operations) for key, operations in shown]
+        if len(self.violations) > SHOWN_MAX:
+            lines.append(f"and {len(self.violations) - SHOWN_MAX:,} keys more")
         lines += [f'undecided: key "{key}", the search takes too long' for key in self.undecided]
         return "\n".join(lines)
 

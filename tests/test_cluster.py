@@ -1,0 +1,154 @@
+"""The soak of real clusters: its schedule, its clients, its judgement; and that it fails where it must."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from raftstore.demo.messages import Answer
+from raftstore.demo.process import NodeProcess
+from raftstore.testing.cluster.clients import Clients, outcome_of
+from raftstore.testing.cluster.schedule import Cut, Strike, plan
+from raftstore.testing.linearizability import check
+
+# --- the schedule --------------------------------------------------------------------------------------
+
+
+def test_a_schedule_follows_from_its_seed() -> None:
+    assert plan(7, 200, partitions=True) == plan(7, 200, partitions=True)
+    assert plan(7, 200, partitions=True) != plan(8, 200, partitions=True)
+
+
+@pytest.mark.parametrize("partitions", [False, True])
+def test_a_schedule_has_the_kills_it_was_asked_for(partitions: bool) -> None:
+    rounds = plan(3, 200, partitions=partitions)
+    assert 200 <= sum(each.kills for each in rounds) < 204
+    assert any(isinstance(each, Cut) for each in rounds) == partitions
+
+
+def test_a_long_schedule_kills_and_cuts_in_every_way() -> None:
+    rounds = plan(1, 200, partitions=True)
+    victims = Counter(each.victims for each in rounds if isinstance(each, Strike))
+    assert set(victims) == {"leader", "follower", "leader and follower", "two followers", "all"}
+    assert min(victims.values()) >= 3
+    cuts = [each for each in rounds if isinstance(each, Cut)]
+    assert {(each.victim, each.direction) for each in cuts} == set(
+        itertools.product(("leader", "follower"), ("both ways", "nothing in", "nothing out"))
+    )
+    assert any(each.kill_other for each in cuts)
+    assert any(each.again_s is not None for each in rounds if isinstance(each, Strike))
+
+
+# --- the clients ---------------------------------------------------------------------------------------
+
+
+class OneNode:
+    """A store without a network, for clients; `stale_every` so many gets it answers with an old value."""
+
+    pid = 1
+
+    def __init__(self, stale_every: int = 0) -> None:
+        self._lock = threading.Lock()
+        self._values: dict[str, list[str | None]] = {}
+        self._stale_every = stale_every
+        self._gets = itertools.count(1)
+
+    def call(
+        self, kind: str, key: str, value: str | None = None, expected: str | None = None, *, timeout_s: float
+    ) -> Answer:
+        time.sleep(0.0005)
+        with self._lock:
+            values = self._values.setdefault(key, [None])
+            if kind == "get":
+                is_stale = self._stale_every and next(self._gets) % self._stale_every == 0
+                return Answer(0, "ok", values[-3:][0] if is_stale else values[-1])
+            if kind == "cas" and values[-1] != expected:
+                return Answer(0, "ok", is_set=False)
+            values.append(value)
+            return Answer(0, "unknown" if len(values) % 20 == 0 else "ok")
+
+
+def recorded(node: OneNode) -> Clients:
+    clients = Clients([cast("NodeProcess", node)], 4, seed=1)
+    with clients.writing():
+        time.sleep(0.6)
+    clients.read_all()
+    return clients
+
+
+def test_clients_of_a_sound_store_record_a_linearizable_history() -> None:
+    history = recorded(OneNode()).recorder.history().operations
+    assert {(each.kind, each.outcome) for each in history} >= {
+        ("read", "ok"), ("write", "ok"), ("write", "unknown"), ("cas", "ok"), ("cas", "fail")
+    }  # fmt: skip
+    assert check(history).is_linearizable
+
+
+def test_clients_of_a_store_with_stale_reads_record_a_violation() -> None:
+    assert check(recorded(OneNode(stale_every=10)).recorder.history().operations).violations
+
+
+def test_no_value_is_written_twice() -> None:
+    history = recorded(OneNode()).recorder.history().operations
+    written = Counter(each.value for each in history if each.kind != "read")
+    assert set(written.values()) == {1}
+
+
+def test_only_a_cas_that_found_another_value_has_failed() -> None:
+    refused = Answer(0, "ok", is_set=False)
+    assert outcome_of("cas", refused) == "fail"
+    assert outcome_of("cas", Answer(0, "failed")) == "unknown"
+    assert outcome_of("cas", Answer(0, "ok")) == "ok"
+    assert outcome_of("write", Answer(0, "failed")) == "fail"
+    assert outcome_of("write", Answer(0, "unknown")) == "unknown"
+
+
+# --- whole runs ----------------------------------------------------------------------------------------
+
+
+def soak(tmp_path: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+    report = tmp_path / "report.json"
+    command = [
+        sys.executable,
+        "-m",
+        "raftstore.testing.cluster",
+        "--seed",
+        "2",
+        "--json",
+        str(report),
+        *arguments,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    return done, msgspec.json.decode(report.read_bytes()) if report.exists() else {}
+
+
+def test_a_cluster_that_is_killed_keeps_what_it_acknowledged(tmp_path: Path) -> None:
+    history = tmp_path / "history.jsonl"
+    done, report = soak(tmp_path, "--library", "asyncio", "--kills", "2", "--history", str(history))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert report["kills"] >= 2
+    assert report["lines"]["acknowledged"] > 0
+    assert report["history"]["operations"] == len(history.read_bytes().splitlines())
+    assert "seed 2" in done.stdout
+
+
+def test_a_journal_that_loses_what_it_never_synced_is_found_out(tmp_path: Path) -> None:
+    pytest.importorskip("pysyncobj")
+    done, report = soak(tmp_path, "--library", "pysyncobj", "--kills", "4", "--journal", "pysyncobj")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert report["history"]["violations"]
+    assert "NOT GOOD" in done.stdout
+
+
+def test_what_cannot_run_exits_with_2(tmp_path: Path) -> None:
+    done, _ = soak(tmp_path, "--library", "asyncio", "--journal", "pysyncobj")
+    assert (done.returncode, "could not run" in done.stderr) == (2, True)
