@@ -14,7 +14,7 @@ from benchmarks.bench import Bench, open_log
 from benchmarks.big_log import check_room
 from benchmarks.pysyncobj import Cluster, Node
 from benchmarks.result import Outcome
-from raftstore import Entry
+from raftstore import Entry, HardState
 
 JOURNAL_BYTES: Final = 10 * 10**9
 QUICK_BYTES: Final = 10**9
@@ -33,7 +33,7 @@ def peak_memory(bench: Bench) -> Outcome:
     with bench.new_path_removed() as home:
         home.mkdir()
         entries = _make(home, size)
-        with Cluster(home / "node", lambda _: f"segmented://{home / 'store'}", count=1) as cluster:
+        with Cluster(home / "node", lambda _: _store(home / "store"), count=1) as cluster:
             return _watch(cluster, entries, size)
 
 
@@ -58,15 +58,22 @@ def _watch(cluster: Cluster, entries: int, size: int) -> Outcome:
 
 def _make(home: Path, size: int) -> int:
     """A store as a node leaves it, made of one real command again and again; how many entries it has."""
-    with Cluster(home / "seed", lambda _: f"segmented://{home / 'store'}", count=1) as cluster:
+    with Cluster(home / "seed", _store, count=1) as cluster:
         cluster.run(1, COMMAND_BYTES)
+    with open_log(home / "seed" / "0") as log:
+        entries = log.entries(log.first_index)
+    term, command = entries[-1].term, entries[-1].data
     with open_log(home / "store") as log:
-        command, term = log.entries(log.last_index)[0].data, log.last.term
+        log.append(entries)
         while log.last_index * len(command) < size:
             first = log.next_index
             log.append([Entry(term, index, command) for index in range(first, first + BATCH)])
-        log.commit_to(log.last_index)
+        log.save_hard_state(HardState(term, None, log.last_index))
         return log.last_index
+
+
+def _store(path: Path) -> str:
+    return f"segmented://{path}"
 
 
 def _wait_applied(node: Node, entries: int) -> dict[str, Any]:
