@@ -303,7 +303,7 @@ def test_a_segment_that_exists_is_never_replaced() -> None:
         fill(backend, 40)
         before = disk.image()
         with pytest.raises(FileExistsError):
-            backend._space._make(2, 4096, None)
+            backend._space._finish(backend._space._blank("spare-x", 4096), 2, None)
         assert disk.image() == before
 
 

@@ -26,7 +26,7 @@ from raftstore_segmented.reader import Reader
 from raftstore_segmented.recovery import Found, look, mend
 from raftstore_segmented.seal import seal
 from raftstore_segmented.segment import Segment, write_pointer
-from raftstore_segmented.space import Space, is_full
+from raftstore_segmented.space import NEVER, Space, is_full
 from raftstore_segmented.state import LogState
 from raftstore_segmented.worker import Worker
 
@@ -91,7 +91,8 @@ class SegmentedBackend:
             self._mark()
         self._space.retire(self._catalog)
         if not self._space.is_ready():
-            self._worker.submit(self._space.prepare)
+            is_idle = partial(_is_idle, self._worker, self._state, self._state.number)
+            self._worker.submit(partial(self._space.prepare, is_idle))
 
     def stats(self) -> BackendStats:
         """As `DiskBackend.stats`."""
@@ -131,8 +132,7 @@ class SegmentedBackend:
     def _open(self, segment_bytes: int) -> None:
         found = look(self._files, self._directory, writable=True)
         algorithm = available() if found is None else found.current.header.algorithm
-        worker = self._worker
-        self._space = Space(self._files, algorithm, segment_bytes, self.counters, lambda: worker.stopping)
+        self._space = Space(self._files, algorithm, segment_bytes, self.counters)
         if found is None:
             self._create()
         else:
@@ -140,12 +140,12 @@ class SegmentedBackend:
         self._reader = Reader(self._files, self._catalog)
         self._space.retired_from(self._state.oldest)
         self._space.want(self._catalog.current)
-        worker.submit(self._space.prepare)
+        self._worker.submit(partial(_upkeep, self._worker, self._catalog, self._space))
 
     def _create(self) -> None:
         self._state = LogState(1)
 
-        def first_frame(place: Place) -> bytearray:
+        def first_frame(place: Place) -> bytes:
             return _index_frame(place, FRAMES_AT, self._state, FrameIndex())
 
         segment = self._space.create(self._space.first_size(), first_frame)
@@ -168,7 +168,7 @@ class SegmentedBackend:
                 partial(seal, self._files, self._catalog, self._state.newest - 1, self.counters)
             )
 
-    def _frame_in_next(self, batch: WriteBatch) -> tuple[Segment, bytearray]:
+    def _frame_in_next(self, batch: WriteBatch) -> tuple[Segment, bytes | bytearray]:
         """The next segment, and the batch as its first frame, which carries the state before it."""
         state, current = self._state, self._catalog.current
         snapshot = state.encode(firsts=[*state.firsts, state.last_index + 1], previous_end=current.end)
@@ -176,7 +176,7 @@ class SegmentedBackend:
         segment = self._space.next_segment(current, room, entries=bool(batch.entries))
         return segment, encode_data(segment.place, FRAMES_AT, batch, snapshot)
 
-    def _put(self, segment: Segment, data: bytearray) -> None:
+    def _put(self, segment: Segment, data: bytes | bytearray) -> None:
         """Make the frame durable. What fails here fails the store, but for a disk that is full."""
         files, fd, offset = self._files, segment.fd, segment.end
         try:
@@ -210,7 +210,7 @@ class SegmentedBackend:
         If an interrupt cuts this short, the write is repeated: everything here may be done twice, and the
         number, by which a repetition is known, is set last.
         """
-        entries, state, catalog = batch.entries, self._state, self._catalog
+        entries, state, catalog, space = batch.entries, self._state, self._catalog, self._space
         with catalog.lock:
             rotated = segment is not catalog.current
             if rotated:
@@ -220,26 +220,25 @@ class SegmentedBackend:
                 segment.tail.cut(batch.truncate_from)
             if entries:
                 segment.tail.add(entries[0].index, segment.end, size)
-                runs, stop = term_runs(entries), entries[-1].index + 1
-            else:
-                runs, stop = [], 0
             segment.end += size
             self._unmarked = True
-            state.apply(
-                batch.number, batch.truncate_from, batch.anchor, runs, stop, batch.hard_state, batch.meta
-            )
+            _apply(state, batch)
         counters = self.counters
         counters.writes += 1
         counters.fsyncs += 1
         counters.bytes_appended += size
         if rotated:
             self._after_rotation(segment)
-        if not self._space.retired(state.oldest):
-            self._worker.submit(partial(_retire, self._catalog, self._space))
+        if segment.end >= space.due_at:
+            space.due_at = NEVER
+            self._worker.submit(space.keep_up)
+        if not space.retired(state.oldest):
+            self._worker.submit(partial(_upkeep, self._worker, self._catalog, space))
 
     def _after_rotation(self, segment: Segment) -> None:
+        """The next segment comes first: `keep_up` also says when its next step is due."""
         self._space.begun(segment)
-        self._worker.submit(self._space.prepare)
+        self._worker.submit(self._space.keep_up)
         self._worker.submit(partial(seal, self._files, self._catalog, segment.id - 1, self.counters))
 
     def _mark(self) -> None:
@@ -251,7 +250,7 @@ class SegmentedBackend:
         self._append_other(segment, mark)
         self.counters.marks += 1
 
-    def _append_other(self, segment: Segment, data: bytearray) -> None:
+    def _append_other(self, segment: Segment, data: bytes | bytearray) -> None:
         try:
             write_all(self._files, segment.fd, data, segment.end)
             self._files.fdatasync(segment.fd)
@@ -278,17 +277,44 @@ class SegmentedBackend:
         write_pointer(self._files, segment, Pointer(offset, CLOSED))
 
 
-def _index_frame(place: Place, offset: int, state: LogState, index: FrameIndex) -> bytearray:
+def _apply(state: LogState, batch: WriteBatch) -> None:
+    """Do the write in memory. Most are entries in the term of those before: that is the short way."""
+    entries, start, anchor = batch.entries, batch.truncate_from, batch.anchor
+    hard_state, meta = batch.hard_state, batch.meta
+    if (
+        entries
+        and start is None
+        and anchor is None
+        and hard_state is None
+        and meta is None
+        and state.grow(batch.number, entries)
+    ):
+        return
+    stop = entries[-1].index + 1 if entries else 0
+    state.apply(batch.number, start, anchor, term_runs(entries), stop, hard_state, meta)
+
+
+def _index_frame(place: Place, offset: int, state: LogState, index: FrameIndex) -> bytes:
     """An index that carries the state: the log can be opened from it."""
     table, payload = index.encode(place.checksum)
     snapshot = state.encode(firsts=state.firsts, previous_end=0)
     return encode_other(place, offset, state.number, frame.INDEX, table + snapshot, payload)
 
 
-def _retire(catalog: Catalog, space: Space) -> None:
-    """Room that a purge gave back may be what the next segment was waiting for."""
+def _upkeep(worker: Worker, catalog: Catalog, space: Space) -> None:
+    """Remove what counts no more, and keep up with the writer.
+
+    A piece at a time: other work need not wait. Room that came back may be what the next segment waits for.
+    """
     space.retire(catalog)
-    space.prepare()
+    if space.remove_a_piece() and not worker.stopping:
+        worker.submit(partial(_upkeep, worker, catalog, space))
+    space.keep_up()
+
+
+def _is_idle(worker: Worker, state: LogState, number: int) -> bool:
+    """Whether nothing was written since the write `number`, and the store is not being closed."""
+    return state.number == number and not worker.stopping
 
 
 def _check_segment_bytes(segment_bytes: object) -> None:

@@ -11,8 +11,8 @@ from raftstore_segmented.checksums import CRC32C
 from raftstore_segmented.files import FileLayer
 from raftstore_segmented.header import VERSION
 from raftstore_segmented.recovery import Found, look, report
+from raftstore_segmented.retired import SPARE
 from raftstore_segmented.segment import segment_id_of, segment_name
-from raftstore_segmented.space import SPARE
 from raftstore_segmented.verify import Verification
 
 

@@ -70,8 +70,10 @@ BLOCK_SHIFT_SMALL: Final = 13
 BLOCK_SHIFT_LARGE: Final = 16
 """Payload blocks are 8 KiB if entries are smaller than that: reading one costs little. Else 64 KiB."""
 
+_HEADER_BODY: Final = Struct("<4sIQQQQIIBB2x")
 _CRC_AT: Final = 52
 _CRC: Final = Struct("<I")
+_ONE_ENTRY: Final = Struct("<QIIIBBBxQQI")
 _LITTLE: Final = sys.byteorder == "little"
 _PAD: Final = [bytes(-size % 8) for size in range(8)]
 
@@ -106,25 +108,29 @@ class FrameHeader(msgspec.Struct, frozen=True, gc=False):
         return self.offset + FRAME_HEADER_BYTES + self.table_bytes
 
 
-def encode_data(place: Place, offset: int, batch: WriteBatch, snapshot: bytes) -> bytearray:
+def encode_data(place: Place, offset: int, batch: WriteBatch, snapshot: bytes) -> bytes | bytearray:
     """The frame of `batch`, for `offset`; `snapshot` (or nothing) makes it the first of its segment."""
+    entries = batch.entries
     flags, rest = _other_sections(batch, snapshot)
-    if batch.entries:
-        buffer, table_bytes, payload_bytes = _join(batch.entries, rest, place.checksum)
-        flags |= ENTRIES
-    else:
-        buffer, table_bytes, payload_bytes = _frame_around(rest), len(rest), 0
-    _put_header(place, buffer, offset, batch.number, table_bytes, payload_bytes, DATA, flags)
+    if not entries:
+        return _frame_around(place, offset, batch.number, rest, b"", DATA, flags)
+    if len(entries) == 1 and 0 < len(entries[0].data) <= 1 << BLOCK_SHIFT_LARGE:
+        entry = entries[0]
+        return _frame_around(
+            place, offset, batch.number, _one_entry(place, entry) + rest, entry.data, DATA, flags | ENTRIES
+        )
+    buffer, table_bytes, payload_bytes = _join(entries, rest, place.checksum)
+    with memoryview(buffer)[FRAME_HEADER_BYTES : FRAME_HEADER_BYTES + table_bytes] as table:
+        crc = place.checksum(table)
+    buffer[:FRAME_HEADER_BYTES] = _header(
+        place, offset, batch.number, payload_bytes, table_bytes, crc, DATA, flags | ENTRIES
+    )
     return buffer
 
 
-def encode_other(
-    place: Place, offset: int, number: int, kind: int, table: bytes, payload: bytes
-) -> bytearray:
+def encode_other(place: Place, offset: int, number: int, kind: int, table: bytes, payload: bytes) -> bytes:
     """A mark, or an index: its table may end in a snapshot, its payload are the index arrays."""
-    buffer = _frame_around(table + payload)
-    _put_header(place, buffer, offset, number, len(table), len(payload), kind, 0)
-    return buffer
+    return _frame_around(place, offset, number, table, payload, kind, 0)
 
 
 def decode_header(place: Place, data: bytes, position: int, offset: int) -> FrameHeader | None:
@@ -164,6 +170,14 @@ def from_little(typecode: str, data: bytes) -> array[int]:
     return values
 
 
+def _one_entry(place: Place, entry: Entry) -> bytes:
+    """The entries section of one entry whose payload is one block. It says what `_join` would say."""
+    index, data = entry.index, entry.data
+    size = len(data)
+    shift = BLOCK_SHIFT_LARGE if size >> BLOCK_SHIFT_SMALL else BLOCK_SHIFT_SMALL
+    return _ONE_ENTRY.pack(index, 1, 1, size, entry.kind, 0, shift, entry.term, index, place.checksum(data))
+
+
 def _other_sections(batch: WriteBatch, snapshot: bytes) -> tuple[int, bytes]:
     """The flags and the bytes of everything but the entries."""
     flags, rest = 0, b""
@@ -186,67 +200,52 @@ def _join(entries: Sequence[Entry], rest: bytes, checksum: Checksum) -> tuple[by
     datas = [entry.data for entry in entries]
     sizes = list(map(len, datas))
     length, lengths = sizes[0], b""
-    if count > 1 and sizes.count(length) != count:
+    if sizes.count(length) != count:
         length, lengths = LENGTHS_DIFFER, to_little(array("I", sizes))
     kind, kinds = entries[0].kind, b""
-    if count > 1:
-        every = bytes([entry.kind for entry in entries])
-        kinds = b"" if every.count(kind) == count else every
+    every = [entry.kind for entry in entries]
+    if every.count(kind) != count:
+        kinds = bytes(every)
     payload_bytes = sum(sizes)
     shift = BLOCK_SHIFT_SMALL if payload_bytes >> BLOCK_SHIFT_SMALL < count else BLOCK_SHIFT_LARGE
     runs = term_runs(entries)
     blocks = payload_bytes + (1 << shift) - 1 >> shift
     head = ENTRIES_HEAD.pack(entries[0].index, count, len(runs), length, kind, bool(kinds), shift)
     head += b"".join([PAIR.pack(run.term, run.index) for run in runs])
-    table_bytes = len(head) + 4 * blocks + len(lengths) + len(kinds) + len(rest)
-    pad = _PAD[FRAME_HEADER_BYTES + table_bytes + payload_bytes & 7]
+    checksums_at = FRAME_HEADER_BYTES + len(head)
+    payload_at = checksums_at + 4 * blocks + len(lengths) + len(kinds) + len(rest)
+    pad = _PAD[payload_at + payload_bytes & 7]
     buffer = bytearray().join(
         [bytes(FRAME_HEADER_BYTES), head, bytes(4 * blocks), lengths, kinds, rest, *datas, pad]
     )
-    payload_at = FRAME_HEADER_BYTES + table_bytes
-    _put_block_checksums(buffer, FRAME_HEADER_BYTES + len(head), payload_at, payload_bytes, shift, checksum)
-    return buffer, table_bytes, payload_bytes
+    with memoryview(buffer)[payload_at : payload_at + payload_bytes] as payload:
+        size = 1 << shift
+        sums = array("I", [checksum(payload[at : at + size]) for at in range(0, payload_bytes, size)])
+    buffer[checksums_at : checksums_at + 4 * blocks] = to_little(sums)
+    return buffer, payload_at - FRAME_HEADER_BYTES, payload_bytes
 
 
-def _put_block_checksums(
-    buffer: bytearray, at: int, payload_at: int, payload_bytes: int, shift: int, checksum: Checksum
-) -> None:
-    stop, block_bytes = payload_at + payload_bytes, 1 << shift
-    with memoryview(buffer) as view:
-        for start in range(payload_at, stop, block_bytes):
-            _CRC.pack_into(buffer, at, checksum(view[start : min(start + block_bytes, stop)]))
-            at += 4
+def _frame_around(
+    place: Place, offset: int, number: int, table: bytes, payload: bytes, kind: int, flags: int
+) -> bytes:
+    """A frame whose table is complete. The payload is copied once."""
+    table_bytes, payload_bytes = len(table), len(payload)
+    header = _header(place, offset, number, payload_bytes, table_bytes, place.checksum(table), kind, flags)
+    pad = _PAD[FRAME_HEADER_BYTES + table_bytes + payload_bytes & 7]
+    return b"".join((header, table, payload, pad))
 
 
-def _frame_around(body: bytes) -> bytearray:
-    return bytearray().join([bytes(FRAME_HEADER_BYTES), body, _PAD[len(body) & 7]])
-
-
-def _put_header(
+def _header(
     place: Place,
-    buffer: bytearray,
     offset: int,
     number: int,
-    table_bytes: int,
     payload_bytes: int,
+    table_bytes: int,
+    table_crc: int,
     kind: int,
     flags: int,
-) -> None:
-    with memoryview(buffer) as view:
-        table_crc = place.checksum(view[FRAME_HEADER_BYTES : FRAME_HEADER_BYTES + table_bytes])
-        HEADER.pack_into(
-            buffer,
-            0,
-            MAGIC,
-            place.tag,
-            place.id,
-            offset,
-            number,
-            payload_bytes,
-            table_bytes,
-            table_crc,
-            kind,
-            flags,
-            0,
-        )
-        _CRC.pack_into(buffer, _CRC_AT, place.checksum(view[:_CRC_AT]))
+) -> bytes:
+    body = _HEADER_BODY.pack(
+        MAGIC, place.tag, place.id, offset, number, payload_bytes, table_bytes, table_crc, kind, flags
+    )
+    return body + _CRC.pack(place.checksum(body))

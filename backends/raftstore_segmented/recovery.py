@@ -23,9 +23,10 @@ from raftstore_segmented.frame import FRAME_HEADER_BYTES, FrameHeader, decode_he
 from raftstore_segmented.header import CLOSED, FRAMES_AT, SEALED, MalformedError, Pointer
 from raftstore_segmented.index import INDEX_HEAD, FrameIndex
 from raftstore_segmented.lookup import note
+from raftstore_segmented.retired import SPARE
 from raftstore_segmented.scan import BadFrameError, Frame, Window, look_beyond, read_frame, read_table
 from raftstore_segmented.segment import Segment, open_segment, segment_id_of, segment_name, write_pointer
-from raftstore_segmented.space import RESERVE, SPARE
+from raftstore_segmented.space import RESERVE
 from raftstore_segmented.state import LogState, decode_snapshot
 
 TORN: Final = "torn-"

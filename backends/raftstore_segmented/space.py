@@ -1,8 +1,11 @@
-"""Files that hold nothing yet: the next segment, the reserve, and retired segments to be used again.
+"""Files that hold nothing yet: the next segment, and the reserve.
 
 A write into blocks that were written before costs no journal commit, so segments are filled with zeros before
 they are used. The next segment gets its header and its final name ahead too: the write that begins it is an
 ordinary write. Until then the file is called `spare-…`, and what it holds means nothing.
+
+It is prepared in steps. Each is due when the current segment has been filled up to a certain place, the last
+when it is half full: appends meet a step now and then, and not all of them in a row. An idle log does all.
 
 `reserve` is a small zeroed file that becomes the next segment when the disk is full and the write has no
 entries. While there is none, writes with entries are refused.
@@ -23,16 +26,15 @@ from raftstore_segmented.files import FileLayer, write_all, write_zeros
 from raftstore_segmented.frame import Place
 from raftstore_segmented.header import FRAMES_AT, SegmentHeader, encode_header
 from raftstore_segmented.index import FrameIndex
+from raftstore_segmented.retired import SPARE, Retired, size_of
 from raftstore_segmented.segment import Segment, segment_name
+from raftstore_segmented.zeroing import Zeroing
 
-STEP_BYTES: Final = 4 << 20
-"""Zeros are written and synced in pieces of this size: a short queue before an append's own sync."""
 FIRST_BYTES: Final = 1 << 20
 """Size of a store's first segment; each next one is four times as large, up to `segment_bytes`."""
 RESERVE: Final = "reserve"
-SPARE: Final = "spare-"
-RETIRED: Final = "spare-retired"
-"""A segment that counts no more, kept to be used again: at most one."""
+NEVER: Final = 1 << 63
+"""Where no step is due."""
 
 
 def is_full(error: OSError) -> bool:
@@ -44,39 +46,24 @@ def _spare_name(segment_id: int) -> str:
     return f"{SPARE}{segment_id:016d}"
 
 
-def _never() -> bool:
-    return False
-
-
-class StoppedError(Exception):
-    """The store is being closed; preparing was given up."""
-
-
 class Space:
     """Makes segment files, ahead of the writer if it can, and takes them back."""
 
-    def __init__(
-        self,
-        files: FileLayer,
-        algorithm: int,
-        segment_bytes: int,
-        counters: Counters,
-        stopping: Callable[[], bool],
-    ) -> None:
+    def __init__(self, files: FileLayer, algorithm: int, segment_bytes: int, counters: Counters) -> None:
         self._files = files
         self._algorithm = algorithm
         self._segment_bytes = segment_bytes
         self._counters = counters
-        self._stopping = stopping
+        self._retired = Retired(files, segment_bytes)
+        self.due_at = 0
+        """How far the current segment may be filled before the background thread is to `keep_up`."""
+        self._current: Segment
         self._lock = Lock()
-        """Guards the next segment and the reserve; held while such a file is made."""
+        """Guards the three below; held while such a file is made."""
         self._next: Segment | None = None
-        self._wanted = (0, 0)
+        self._zeroing: Zeroing | None = None
+        """What is to become the next segment."""
         self.has_reserve = False
-        self._names = Lock()
-        """Guards the two below; held while files are renamed and removed."""
-        self._has_retired = False
-        self._retired_below = 0
 
     def first_size(self) -> int:
         return min(self._segment_bytes, FIRST_BYTES)
@@ -84,37 +71,39 @@ class Space:
     def create(self, size: int, first_frame: Callable[[Place], bytes | bytearray]) -> Segment:
         """Segment 1 with its first frame, durable: the beginning of a store."""
         with self._lock:
-            return self._make(1, size, first_frame)
+            zeroing = self._blank(_spare_name(1), size)
+            zeroing.finish()
+            return self._finish(zeroing, 1, first_frame)
 
     def adopt(self, following: Segment | None, stale: list[int], spares: list[str], *, reserve: bool) -> None:
         """Take over what an earlier process left: an empty segment, old ones, spares, the reserve."""
-        with self._lock, self._names:
+        with self._lock:
             self._next = following
-            self.has_reserve = reserve and self._size_of(RESERVE) == self._reserve_bytes()
-            self._has_retired = RETIRED in spares and self._size_of(RETIRED) == self._segment_bytes
-            for name in [*map(segment_name, stale), *spares]:
-                if name != RETIRED or not self._has_retired:
-                    self._keep_or_remove(name)
+            self.has_reserve = reserve and size_of(self._files, RESERVE) == self._reserve_bytes()
+            self._retired.adopt(stale, spares, may_keep=self.has_reserve)
             if reserve and not self.has_reserve:
                 self._files.unlink(RESERVE)
             self._files.sync_directory()
 
     def retired_from(self, oldest: int) -> None:
         """Segments below `oldest` are gone already."""
-        self._retired_below = oldest
+        self._retired.begin_at(oldest)
 
     def want(self, after: Segment) -> None:
         """From now on the next segment is the one that follows `after`. No I/O, waits for nothing."""
-        self._wanted = (after.id + 1, min(self._segment_bytes, 4 * after.size))
+        self._current = after
 
-    def prepare(self) -> None:
-        """Make the next segment and the reserve if they are not there. For the background thread."""
+    def keep_up(self) -> None:
+        """Make the reserve, and as much of the next segment as is due. For the background thread."""
+        self.prepare(lambda: False)
+
+    def prepare(self, is_idle: Callable[[], bool]) -> None:
+        """As `keep_up`, and what is not due yet for as long as the log `is_idle`."""
         try:
             self.ensure_reserve()
             with self._lock:
-                self._ensure_next(self._stopping)
-        except StoppedError:
-            pass
+                self._ensure_next(lambda zeroing: is_idle() or self._current.end >= self._due(zeroing))
+                self.due_at = self._due(self._zeroing) if self._zeroing is not None else NEVER
         except OSError as error:
             if not is_full(error):
                 raise  # else the writer will see it, if there is still no room when it needs some
@@ -129,7 +118,7 @@ class Space:
             self._counters.writer_prepared += 1
         with self._lock:
             try:
-                segment = self._ensure_next(_never)
+                segment = self._next_with_all_room()
             except OSError as error:
                 if entries or not self.has_reserve or not is_full(error):
                     raise
@@ -157,142 +146,127 @@ class Space:
             self._ensure_reserve()
 
     def retire(self, catalog: Catalog) -> None:
-        """Remove the segments that count no more, oldest first; one that nobody holds is kept.
+        """Take out the segments that count no more. May be called from any thread."""
+        self._retired.retire(catalog, may_keep=self.has_reserve)
 
-        May be called from any thread, and again after it failed.
-        """
-        with self._names:
-            begin, end = self._retired_below, catalog.state.oldest
-            if begin >= end:
-                return
-            held = {segment.id for segment in catalog.retire()}
-            for segment_id in range(begin, end):
-                if segment_id in held:
-                    self._files.unlink(segment_name(segment_id))
-                else:
-                    self._keep_or_remove(segment_name(segment_id))
-            self._files.sync_directory()
-            self._retired_below = end
+    def remove_a_piece(self) -> bool:
+        """Go on removing; whether there is more to do. Raises `OSError`."""
+        self._retired.removal.step()
+        return not self._retired.removal.is_done
 
     def retired(self, below: int) -> bool:
-        """Whether the segments below this id were removed, or never were there."""
-        return self._retired_below >= below
+        """Whether the segments below this id were taken out, or never were there."""
+        return self._retired.is_done(below)
 
     def is_ready(self) -> bool:
         """Whether next segment and reserve are there."""
         return self._next is not None and self.has_reserve
 
     def close(self) -> None:
-        """Let the next segment go. It stays on disk."""
+        """Let the next segment go. It stays on disk if it is finished; what is being removed does not."""
         with self._lock:
             if self._next is not None:
                 self._files.close(self._next.fd)
                 self._next = None
-
-    def _size_of(self, name: str) -> int:
-        try:
-            return self._files.size_of(name)
-        except FileNotFoundError:
-            return -1
-
-    def _keep_or_remove(self, name: str) -> None:
-        """Keep the file to be used again if there is none; but without a reserve, room matters more."""
-        if not self._has_retired and self.has_reserve and self._size_of(name) == self._segment_bytes:
-            self._files.rename(name, RETIRED)
-            self._has_retired = True
-        else:
-            with suppress(FileNotFoundError):
-                self._files.unlink(name)
+            if self._zeroing is not None:
+                self._zeroing.abandon()
+                self._zeroing = None
+        self._retired.removal.finish()
 
     def _reserve_bytes(self) -> int:
         return min(FIRST_BYTES, 16 * self._segment_bytes)
 
-    def _ensure_next(self, stopping: Callable[[], bool]) -> Segment:
-        """The next segment; if there is no room for all of it, a smaller one."""
-        segment_id, size = self._wanted
-        while self._next is None or self._next.id != segment_id:
+    def _due(self, zeroing: Zeroing) -> int:
+        """How far the current segment may be filled before the next step: half, before the last is done."""
+        return self._current.size * zeroing.done // (2 * zeroing.size)
+
+    def _next_with_all_room(self) -> Segment:
+        """The next segment, for a write that waits for it: what is being removed makes room if need be."""
+        try:
+            segment = self._ensure_next(lambda _: True)
+        except OSError as error:
+            if not is_full(error) or self._retired.removal.is_done:
+                raise
+            self._retired.removal.finish()
+            segment = self._ensure_next(lambda _: True)
+        assert segment is not None  # nothing told it to stop
+        return segment
+
+    def _ensure_next(self, may_go_on: Callable[[Zeroing], bool]) -> Segment | None:
+        """The next segment, or None if it is not finished; a smaller one if there is no room for all."""
+        ready, current = self._next, self._current  # in this order: see `begun`
+        segment_id, size = current.id + 1, min(self._segment_bytes, 4 * current.size)
+        if ready is not None and ready.id == segment_id:
+            return ready
+        while True:
             try:
-                self._next = self._make(segment_id, size, None, stopping)
+                return self._go_on(segment_id, size, may_go_on)
             except OSError as error:
                 if not is_full(error) or size <= FIRST_BYTES:
                     raise
                 size = max(size // 4, FIRST_BYTES)
+
+    def _go_on(self, segment_id: int, size: int, may_go_on: Callable[[Zeroing], bool]) -> Segment | None:
+        """Bring the next segment on; None if it is not finished. After an error nothing is left."""
+        if self._zeroing is None:
+            self._zeroing = self._spare(_spare_name(segment_id), size)
+        zeroing = self._zeroing
+        try:
+            while not zeroing.is_finished:
+                if not may_go_on(zeroing):
+                    return None
+                zeroing.step()
+        except Exception:  # not an interrupt: after that, it goes on
+            self._zeroing = None
+            zeroing.abandon()
+            raise
+        self._zeroing = None
+        self._next = self._finish(zeroing, segment_id, None)
         return self._next
+
+    def _spare(self, name: str, size: int) -> Zeroing:
+        """A file that was retired, or a new one."""
+        fd = self._retired.take(name, size)
+        return self._blank(name, size) if fd is None else Zeroing(self._files, fd, name, size, self._counters)
+
+    def _blank(self, name: str, size: int) -> Zeroing:
+        """A new file."""
+        with suppress(FileNotFoundError):
+            self._files.unlink(name)
+        return Zeroing(self._files, self._files.create(name), name, size, self._counters)
 
     def _ensure_reserve(self) -> None:
         if self.has_reserve:
             return
-        name = SPARE + RESERVE
-        fd = self._blank(name, self._reserve_bytes(), _never)
-        self._files.close(fd)
-        self._files.rename(name, RESERVE)
+        zeroing = self._blank(SPARE + RESERVE, self._reserve_bytes())
+        zeroing.finish()
+        self._files.close(zeroing.fd)
+        self._files.rename(zeroing.name, RESERVE)
         self._files.sync_directory()
         self.has_reserve = True
 
     def _use_reserve(self, segment_id: int) -> Segment:
-        name = _spare_name(segment_id)
+        name, size = _spare_name(segment_id), self._reserve_bytes()
         self._files.rename(RESERVE, name)
         self.has_reserve = False
-        size = self._reserve_bytes()
-        fd = self._fill(self._files.open(name, writable=True), name, size, _never)
-        self._next = self._finish(fd, name, segment_id, size, None)
+        zeroing = Zeroing(self._files, self._files.open(name, writable=True), name, size, self._counters)
+        zeroing.finish()
+        self._next = self._finish(zeroing, segment_id, None)
         return self._next
-
-    def _make(
-        self,
-        segment_id: int,
-        size: int,
-        first_frame: Callable[[Place], bytes | bytearray] | None,
-        stopping: Callable[[], bool] = _never,
-    ) -> Segment:
-        name = _spare_name(segment_id)
-        fd = self._recycled(name, size, stopping)
-        if fd is None:
-            fd = self._blank(name, size, stopping)
-        return self._finish(fd, name, segment_id, size, first_frame)
-
-    def _recycled(self, name: str, size: int, stopping: Callable[[], bool]) -> int | None:
-        """The retired segment, zeroed in place and called `name`, if there is one of that size."""
-        with self._names:
-            if not self._has_retired or size != self._segment_bytes:
-                return None
-            self._has_retired = False
-            self._files.rename(RETIRED, name)
-        fd = self._files.open(name, writable=True)
-        return self._fill(fd, name, size, stopping)
-
-    def _blank(self, name: str, size: int, stopping: Callable[[], bool]) -> int:
-        """A new file of zeros, synced."""
-        with suppress(FileNotFoundError):
-            self._files.unlink(name)
-        fd = self._files.create(name)
-        return self._fill(fd, name, size, stopping)
-
-    def _fill(self, fd: int, name: str, size: int, stopping: Callable[[], bool]) -> int:
-        with _removed_on_failure(self._files, fd, name):
-            self._files.allocate(fd, size)
-            for start in range(0, size, STEP_BYTES):
-                if stopping():
-                    raise StoppedError
-                write_zeros(self._files, fd, start, min(start + STEP_BYTES, size))
-                self._files.fdatasync(fd)
-            self._counters.bytes_prepared += size
-        return fd
 
     def _finish(
         self,
-        fd: int,
-        name: str,
+        zeroing: Zeroing,
         segment_id: int,
-        size: int,
         first_frame: Callable[[Place], bytes | bytearray] | None,
     ) -> Segment:
         """Header, then the final name: a crash in between leaves a spare."""
+        fd, name = zeroing.fd, zeroing.name
         with _removed_on_failure(self._files, fd, name) as unfinished:
-            if self._size_of(segment_name(segment_id)) >= 0:
+            if size_of(self._files, segment_name(segment_id)) >= 0:
                 raise FileExistsError(errno.EEXIST, "a segment is never replaced", segment_name(segment_id))
-            header = SegmentHeader(segment_id, secrets.randbits(32), self._algorithm, size)
-            segment = Segment(fd, size, header, None)
+            header = SegmentHeader(segment_id, secrets.randbits(32), self._algorithm, zeroing.size)
+            segment = Segment(fd, zeroing.size, header, None)
             segment.base = FrameIndex()
             write_all(self._files, fd, encode_header(header), 0)
             if first_frame is not None:

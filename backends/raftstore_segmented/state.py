@@ -24,7 +24,7 @@ from itertools import chain, pairwise
 from struct import Struct
 from typing import Final
 
-from raftstore.entry import INDEX_MAX, NO_ENTRY, LogId
+from raftstore.entry import INDEX_MAX, NO_ENTRY, Entry, LogId
 from raftstore_segmented.frame import from_little, to_little
 from raftstore_segmented.header import MalformedError
 
@@ -93,6 +93,14 @@ class LogState:
         if meta is not None:
             self.meta = meta
         self.number = number
+
+    def grow(self, number: int, entries: Sequence[Entry]) -> bool:
+        """Do a write of nothing but `entries`, if they go on in the last term right after the last index."""
+        if entries[0].index != self.last_index + 1 or entries[-1].term != (self.run_terms or (None,))[-1]:
+            return False
+        self.last_index += len(entries)
+        self.number = number
+        return True
 
     def _truncate(self, start: int) -> None:
         keep = bisect_left(self.run_firsts, start) if start > self.anchor.index + 1 else 0

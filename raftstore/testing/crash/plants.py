@@ -219,8 +219,8 @@ def _no_checksum() -> None:
 
 def _recycled_bytes_accepted() -> None:
     """A retired segment is not zeroed before it is used again, and old frames count there as new ones."""
-    space, frame = _module("raftstore_segmented.space"), _module("raftstore_segmented.frame")
-    real_zeros = space.write_zeros
+    zeroing, frame = _module("raftstore_segmented.zeroing"), _module("raftstore_segmented.frame")
+    real_zeros = zeroing.write_zeros
 
     def write_zeros(files: Any, fd: int, start: int, stop: int) -> None:
         if not any(files.pread(fd, stop - start, start)):
@@ -236,7 +236,7 @@ def _recycled_bytes_accepted() -> None:
             return None
         return frame.FrameHeader(kind, flags, offset, number, table, payload, check)
 
-    space.write_zeros = write_zeros
+    zeroing.write_zeros = write_zeros
     for name in ("frame", "scan", "recovery", "lookup", "table", "verify"):
         module = _module(f"raftstore_segmented.{name}")
         if hasattr(module, "decode_header"):
