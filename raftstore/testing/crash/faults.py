@@ -64,7 +64,8 @@ def fail_every_call(round_: Round) -> None:
         mix="plain",
     )
     name, sticky = WAYS[way]
-    sweep(round_.bench, plan, name, sticky=sticky)
+    if sweep(round_.bench, plan, name, sticky=sticky):
+        add(round_.bench.tally.swept, f"{plan.strategy}, {name}{', from then on' if sticky else ''}")
 
 
 def _find(round_: Round) -> None:
@@ -93,11 +94,17 @@ def fail_a_sync(round_: Round) -> None:
             return
 
 
-def sweep(bench: Bench, plan: Plan, name: str, *, sticky: bool, step: int = 1, first: int = 1) -> None:
-    """Let every `step`th call of the kind fail, from the `first` on, until the workload passes untouched."""
+def sweep(bench: Bench, plan: Plan, name: str, *, sticky: bool, step: int = 1, first: int = 1) -> bool:
+    """Let every `step`th call of the kind fail, from the `first` on, until the workload passes untouched.
+
+    Whether it came to that.
+    """
     for number in itertools.count(first, step):
-        if bench.is_over or not fail_at(bench, plan, name, number, sticky=sticky):
-            return
+        if bench.is_over:
+            return False
+        if not fail_at(bench, plan, name, number, sticky=sticky):
+            return True
+    raise AssertionError("unreachable")
 
 
 def fail_at(bench: Bench, plan: Plan, name: str, number: int, *, sticky: bool) -> bool:

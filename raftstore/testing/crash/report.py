@@ -6,20 +6,17 @@ opened, so that several runs can be added up without counting an image twice.
 
 from __future__ import annotations
 
-import platform
 import shlex
-import subprocess
 import sys
 from array import array
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import msgspec
 
+from raftstore.testing.crash.provenance import Provenance, provenance
 from raftstore.testing.crash.tally import Counts, Tally
 
-LIBRARIES = ("raftstore", "lmdb", "rocksdict", "crc32c", "msgspec")
 Images = Mapping[str, Mapping[str, set[int]]]
 """By backend and kind, the names of images."""
 
@@ -42,11 +39,7 @@ class Report(msgspec.Struct, frozen=True):
     """A whole run: what `--json` prints."""
 
     command: str
-    commit: str | None
-    """Of the tree that was tested, if it is one of git; `+` after it: with changes."""
-    kernel: str
-    python: str
-    versions: dict[str, str]
+    made_with: Provenance
     outcomes: Sequence[Outcome]
 
     @property
@@ -64,30 +57,7 @@ def outcome_of(backend: str, seed: int, seconds: float, tally: Tally) -> Outcome
 def report(outcomes: Sequence[Outcome]) -> Report:
     """What was done here and now, with what it was done."""
     command = shlex.join(["python", "-m", "raftstore.testing.crash", *sys.argv[1:]])
-    python = sys.version.split()[0]
-    return Report(command, _commit(), platform.release(), python, _versions(), outcomes)
-
-
-def _commit() -> str | None:
-    place = Path(__file__).parent
-    try:
-        name = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=place, capture_output=True, text=True, check=True
-        )
-        changed = subprocess.run(["git", "diff", "--quiet", "HEAD"], cwd=place, check=False)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return name.stdout.strip() + "+" * bool(changed.returncode)
-
-
-def _versions() -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return Report(command, provenance(), outcomes)
 
 
 def save(path: Path, whole: Report, images: Images) -> None:
@@ -119,8 +89,7 @@ def as_text(whole: Report) -> str:
     lines: list[str] = []
     for outcome in whole.outcomes:
         lines += _text_of(outcome)
-    versions = ", ".join(f"{name} {number}" for name, number in whole.versions.items())
-    return "\n".join([*lines, f"Linux {whole.kernel}, Python {whole.python}, {versions}"])
+    return "\n".join([*lines, whole.made_with.text])
 
 
 def _text_of(outcome: Outcome) -> list[str]:

@@ -51,6 +51,8 @@ class Tally(msgspec.Struct):
     """By method; of an image, as often as it came up."""
     faults: Counts = {}
     """Faults that happened, by kind."""
+    swept: Counts = {}
+    """How often a workload was gone through whose every call failed in one way, by that way."""
     kills: int = 0
     done: Counts = {}
     """Whatever else a method counts, by what it is."""
@@ -69,6 +71,16 @@ class Tally(msgspec.Struct):
     def unique(self) -> int:
         """How many different images were opened."""
         return len(set[int]().union(*self.images.values()))
+
+    def unique_of(self, part: str) -> int:
+        """How many different images of the kinds that begin or end with `part` were opened."""
+        kinds = [k for k in self.images if k.startswith(f"{part}, ") or k.endswith(f", {part}")]
+        return len(set[int]().union(*[self.images[kind] for kind in kinds]))
+
+    @property
+    def unexplained(self) -> int:
+        """Openings that were refused, but for those that are explained."""
+        return self.total(Verdict.REFUSED) - sum(self.explained.values())
 
     def did(self, what: str, count: int = 1) -> None:
         """Something that the report should show happened once more."""
@@ -91,6 +103,8 @@ class Tally(msgspec.Struct):
             self.images.setdefault(kind, set()).update(names)
         for name, count in other.faults.items():
             add(self.faults, name, count)
+        for way, count in other.swept.items():
+            add(self.swept, way, count)
         for what, count in other.done.items():
             add(self.done, what, count)
         for reason, count in other.explained.items():

@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from raftstore.testing.crash.provenance import Provenance, provenance
 from raftstore.testing.rot.judge import GOOD, Outcome
 from raftstore.testing.rot.pool import Case, Make, Pool, Try
 from raftstore.testing.rot.specimen import Order, Rest
@@ -45,6 +46,7 @@ class Result(msgspec.Struct, kw_only=True):
     cases: int = 0
     seconds: float = 0.0
     plant: str | None = None
+    made_with: Provenance = msgspec.field(default_factory=provenance)
     outcomes: dict[str, int] = {}
     by_kind: dict[str, dict[str, int]] = {}
     by_rest: dict[str, dict[str, int]] = {}
