@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,9 @@ pytest.importorskip("pysyncobj")
 pytest.importorskip("typer")
 pytest.importorskip("rich")
 
+from patroni_tools import needs_patroni
+
+from raftstore.demo import workplace
 from raftstore.demo.cluster import drop_unsynced
 from raftstore.demo.disk import DiskError, OwnDisk
 from raftstore.demo.ledger import Ledger
@@ -28,6 +32,7 @@ from raftstore.demo.verdict import Verdict, compare
 from raftstore.registry import backend_names
 
 TIMEOUT_S = 150
+OTHER_LIBRARIES = [pytest.param("patroni", marks=needs_patroni), "asyncio"]
 BACKENDS = [pytest.param(name, marks=pytest.mark.backend(name)) for name in backend_names()]
 DEMO = [sys.executable, "-c", "from raftstore.cli import main; main()", "demo"]
 
@@ -36,6 +41,7 @@ def demo(*arguments: str) -> tuple[int, Any]:
     """Run `raftstore demo --json`; its exit status and what it printed."""
     done = subprocess.run([*DEMO, "--json", *arguments], capture_output=True, timeout=TIMEOUT_S, check=False)
     assert done.returncode in (0, 1), done.stderr.decode()
+    print(done.stdout.decode())
     return done.returncode, json.loads(done.stdout)
 
 
@@ -64,15 +70,33 @@ def test_a_cluster_that_is_killed_loses_nothing(backend: str) -> None:
 
 
 @pytest.mark.backend("segmented")
-@pytest.mark.parametrize("plant", ["late-flush", "forgotten-suffix"])
-def test_a_planted_bug_is_found(plant: str) -> None:
-    status, found = demo("--plant", plant, "--seconds", "1", "--kills", "0")
+@pytest.mark.parametrize("library", OTHER_LIBRARIES)
+def test_a_cluster_of_another_library_that_is_killed_loses_nothing(library: str) -> None:
+    status, found = demo("--library", library, "--seconds", "2", "--kills", "1")
+    assert (status, found["good"], found["library"]) == (0, True, library)
+    assert found["restarted"]["acknowledged"] == found["restarted"]["recovered"] > 0
+    assert found["fsyncs"] > 0
+
+
+@pytest.mark.backend("segmented")
+@pytest.mark.parametrize(
+    ("library", "plant"),
+    [
+        ("pysyncobj", "late-flush"),
+        ("pysyncobj", "forgotten-suffix"),
+        pytest.param("patroni", "late-flush", marks=needs_patroni),
+        ("asyncio", "forgotten-suffix"),
+    ],
+)
+def test_a_planted_bug_is_found(library: str, plant: str) -> None:
+    status, found = demo("--library", library, "--plant", plant, "--seconds", "1", "--kills", "0")
     assert (status, found["good"]) == (1, False)
     assert found["restarted"]["lost"] > 0
 
 
-def test_pysyncobjs_own_journal_loses_what_it_acknowledged() -> None:
-    status, found = demo("--journal", "pysyncobj", "--seconds", "2", "--kills", "1")
+@pytest.mark.parametrize("library", ["pysyncobj", pytest.param("patroni", marks=needs_patroni)])
+def test_pysyncobjs_own_journal_loses_what_it_acknowledged(library: str) -> None:
+    status, found = demo("--library", library, "--journal", "pysyncobj", "--seconds", "2", "--kills", "1")
     assert status == 1
     assert found["restarted"]["lost"] == found["restarted"]["acknowledged"] > 0
 
@@ -105,7 +129,15 @@ def test_a_power_cut_takes_from_pysyncobjs_own_journal_and_not_from_ours(
 
 
 @pytest.mark.parametrize(
-    "wrong", [["--backend", "nonsense"], ["--strategy", "X"], ["--flush-policy", "Batch"]]
+    "wrong",
+    [
+        ["--backend", "nonsense"],
+        ["--strategy", "X"],
+        ["--flush-policy", "Batch"],
+        ["--library", "asyncio", "--journal", "pysyncobj"],
+        ["--library", "asyncio", "--plant", "late-flush"],
+        ["--journal", "pysyncobj", "--plant", "late-flush"],
+    ],
 )
 def test_what_cannot_run_exits_with_2(wrong: list[str]) -> None:
     done = subprocess.run([*DEMO, *wrong], capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
@@ -149,6 +181,47 @@ def test_the_nodes_of_a_demo_that_was_killed_end_by_themselves(tmp_path: Path) -
     while [pid for pid in children if _is_running(pid)]:
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def test_what_a_demo_that_was_killed_has_mounted_is_removed_by_the_next(
+    tmp_path: Path, disk_of_its_own: None
+) -> None:
+    places = tmp_path / "with blanks"
+    places.mkdir()
+    environment = {**os.environ, "TMPDIR": str(places)}
+    line = [*DEMO, "--journal", "pysyncobj", "--power-cut"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=environment) as run:
+        try:
+            assert run.stdout is not None
+            assert any("the clients begin" in line for line in run.stdout)
+        finally:
+            run.kill()
+    mounts = workplace._mounts_below(places)
+    try:
+        assert len(mounts) == 3
+        assert len(workplace.remove_leftovers(places)) == 1
+        assert workplace._mounts_below(places) == [*places.iterdir()] == []
+    finally:
+        for mount in workplace._mounts_below(places):
+            subprocess.run(["umount", "-l", mount], check=False)
+
+
+def test_a_directory_that_is_in_use_or_not_a_demos_stays(tmp_path: Path) -> None:
+    for name in ("raftstore-demo-unlocked", "other"):
+        (tmp_path / name).mkdir()
+    elsewhere = tmp_path / "elsewhere"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tempfile.tempdir", str(tmp_path))
+        with workplace.workplace() as used:
+            (used / "file").touch()
+            (tmp_path / "raftstore-demo-link").symlink_to(used)
+            assert workplace.remove_leftovers(tmp_path) == []
+            shutil.copytree(used, elsewhere)
+        assert not used.exists()
+    killed = elsewhere.rename(tmp_path / "raftstore-demo-killed")
+    assert workplace.remove_leftovers(tmp_path) == [killed]
+    left = {"other", "raftstore-demo-link", "raftstore-demo-unlocked"}
+    assert {path.name for path in tmp_path.iterdir()} == left
 
 
 def _children(pid: int) -> list[int]:

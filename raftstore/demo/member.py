@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import traceback
 from collections.abc import Callable
 from typing import Protocol
 
@@ -25,6 +28,20 @@ class Member(Protocol):
     def lines(self) -> list[Line]:
         """The values whose keys are numbers, in the order in which they were applied."""
         ...
+
+
+def run_for_ever(step: Callable[[], object]) -> None:
+    """Run `step` again and again in a thread. What it raises ends the process: half a node is none."""
+
+    def run() -> None:
+        try:
+            while True:
+                step()
+        finally:
+            traceback.print_exc()
+            os._exit(1)
+
+    threading.Thread(target=run, daemon=True).start()
 
 
 def line_of(key: str, value: str) -> Line | None:

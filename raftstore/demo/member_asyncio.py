@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import threading
-import traceback
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Final
@@ -15,7 +12,7 @@ from raftstore_asyncio_kv.node import Node
 from raftstore_asyncio_kv.wire import Look, Seen
 
 from raftstore import aio
-from raftstore.demo.member import Say, line_of
+from raftstore.demo.member import Say, line_of, run_for_ever
 from raftstore.demo.messages import MARKER, Answer, Line, NodeSpec, Opened, Operation, Status
 from raftstore.demo.planted import forget_suffix
 
@@ -33,7 +30,7 @@ class AsyncioMember:
         self._tasks: set[asyncio.Task[None]] = set()
         self._node = Future[tuple[Node, aio.AsyncRaftLog]]()
         self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._run, daemon=True).start()
+        run_for_ever(lambda: self._loop.run_until_complete(self._live()))
         _, log = self._node.result()
         say(Opened(log.recovery.entries, log.recovery.seconds))
 
@@ -61,13 +58,6 @@ class AsyncioMember:
         seen = asyncio.run_coroutine_threadsafe(self._node.result()[0].handle(Look()), self._loop).result()
         assert isinstance(seen, Seen)
         return seen
-
-    def _run(self) -> None:
-        try:
-            self._loop.run_until_complete(self._live())
-        finally:
-            traceback.print_exc()
-            os._exit(1)
 
     async def _live(self) -> None:
         spec = self._spec

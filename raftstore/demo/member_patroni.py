@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import queue
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -16,7 +15,7 @@ from typing import Any, Final
 
 from patroni.dcs.raft import KVStoreTTL  # type: ignore[import-untyped,unused-ignore]
 
-from raftstore.demo.member import Say, line_of
+from raftstore.demo.member import Say, line_of, run_for_ever
 from raftstore.demo.member_pysyncobj import NEVER, outcome_of, prepare, say_opened, status_of
 from raftstore.demo.messages import MARKER, Answer, Line, NodeSpec, Operation, Status
 
@@ -45,7 +44,7 @@ class PatroniMember:
         conf.connectionRetryTime, conf.appendEntriesPeriod = 0.2, 0.02
         conf.logCompactionMinEntries, conf.logCompactionMinTime = spec.compact_every or NEVER, NEVER
         say_opened(self._store, say)
-        threading.Thread(target=self._tick_for_ever, daemon=True).start()
+        run_for_ever(self._tick)
 
     def perform(self, operation: Operation) -> None:
         callback = functools.partial(self._answer, operation)
@@ -90,11 +89,10 @@ class PatroniMember:
         found = self._store.get(key)
         return None if found is None else found["value"]
 
-    def _tick_for_ever(self) -> None:
-        while True:
-            self._store.doTick(TICK_S)
-            while not self._asked.empty():
-                self._asked.get()()
+    def _tick(self) -> None:
+        self._store.doTick(TICK_S)
+        while not self._asked.empty():
+            self._asked.get()()
 
 
 make = PatroniMember

@@ -9,7 +9,7 @@ from typing import Any, Final
 from raftstore.adapters.pysyncobj import install, library
 from raftstore.adapters.pysyncobj.wiring import journal_of
 from raftstore.demo import planted_journals
-from raftstore.demo.member import Say, line_of
+from raftstore.demo.member import Say, line_of, run_for_ever
 from raftstore.demo.messages import MARKER, Answer, Line, NodeSpec, Opened, Operation, Outcome, Status
 
 _pysyncobj: Any = library.load()
@@ -17,6 +17,7 @@ _SyncObj: Any = _pysyncobj.SyncObj
 _replicated: Any = _pysyncobj.replicated
 _REASON: Any = _pysyncobj.FAIL_REASON
 
+TICK_S: Final = 0.01
 NEVER: Final = 10**12
 """Entries: more than a journal ever has."""
 DID_NOT_HAPPEN: Final = frozenset(
@@ -32,12 +33,12 @@ DID_NOT_HAPPEN: Final = frozenset(
 
 
 class Store(_SyncObj):  # type: ignore[misc]  # PySyncObj has no types
-    """The replicated state machine."""
+    """The replicated state machine. What is set after `super().__init__` is in its dumps; it ticks later."""
 
     def __init__(self, spec: NodeSpec) -> None:
+        super().__init__(spec.address, spec.others, make_conf(spec))  # pyright: ignore[reportUnknownMemberType]
         self.values: dict[str, str] = {}
         self.applied: list[Line] = []
-        super().__init__(spec.address, spec.others, make_conf(spec))  # pyright: ignore[reportUnknownMemberType]
 
     @_replicated  # type: ignore[untyped-decorator]
     def put(self, key: str, value: str) -> None:
@@ -67,6 +68,7 @@ class PysyncobjMember:
         self._say = say
         self._store = Store(spec)
         say_opened(self._store, say)
+        run_for_ever(lambda: self._store.doTick(TICK_S))
 
     def perform(self, operation: Operation) -> None:
         callback = functools.partial(self._answer, operation)
@@ -103,7 +105,7 @@ def make_conf(spec: NodeSpec) -> Any:
         fullDumpFile=str(home / "dump") if spec.compact_every else None,
         connectionRetryTime=0.2,
         appendEntriesPeriod=0.02,
-        autoTickPeriod=0.01,
+        autoTick=False,
         logCompactionMinEntries=spec.compact_every or NEVER,
         logCompactionMinTime=NEVER,
     )

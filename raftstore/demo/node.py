@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from raftstore.demo.libraries import LIBRARIES
-from raftstore.demo.member import Member
+from raftstore.demo.member import Member, run_for_ever
 from raftstore.demo.messages import Dump, Dumped, FromNode, NodeSpec, Operation, ToNode
 
 STATUS_INTERVAL_S: Final = 0.1
@@ -45,7 +45,7 @@ def main() -> None:
     spec = msgspec.json.decode(sys.argv[1], type=NodeSpec)
     reporter = Reporter()
     member: Member = import_module(LIBRARIES[spec.library].member).make(spec, reporter.say)
-    threading.Thread(target=report_status, args=(member, reporter), daemon=True).start()
+    run_for_ever(lambda: report_status(member, reporter))
     decoder = msgspec.json.Decoder(ToNode)
     for line in sys.stdin.buffer:
         obey(decoder.decode(line), member, reporter)
@@ -62,9 +62,8 @@ def obey(order: ToNode, member: Member, reporter: Reporter) -> None:
 
 
 def report_status(member: Member, reporter: Reporter) -> None:
-    while True:
-        reporter.say(member.status())
-        time.sleep(STATUS_INTERVAL_S)
+    reporter.say(member.status())
+    time.sleep(STATUS_INTERVAL_S)
 
 
 if __name__ == "__main__":

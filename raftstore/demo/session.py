@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from raftstore.demo.process import NodeProcess
 from raftstore.demo.schedule import Kill, plan
 from raftstore.demo.text import lines
 from raftstore.demo.verdict import Verdict, compare
+from raftstore.demo.workplace import workplace
 from raftstore.demo.writers import Writers
 
 LAST_WRITES_S: Final = 1.0
@@ -97,10 +97,7 @@ class Session:
         """
         kills = plan(self._settings.seed, self._settings.kills, self._settings.seconds)
         self._watcher.planned(kills)
-        with (
-            tempfile.TemporaryDirectory(prefix="raftstore-demo-") as directory,
-            self._cluster(Path(directory)) as cluster,
-        ):
+        with workplace() as directory, self._cluster(directory) as cluster:
             cluster.start()
             self._began = time.monotonic()
             self._tell(f"{len(cluster.nodes)} nodes are up, the clients begin")

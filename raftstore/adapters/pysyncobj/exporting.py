@@ -69,7 +69,7 @@ def export_journal(source: str | os.PathLike[str] | StoreConfig, journal: str | 
 def _refuse_used(path: Path) -> None:
     for file in (path, meta_path(path)):
         if file.is_symlink() or file.exists():
-            raise ConfigError(f"there is something at {file} already: move it away", key="path")
+            raise ConfigError(f"there is something at {file} already: move it away")
 
 
 def _examine(log: RaftLog, target: Path) -> Exported:
