@@ -150,3 +150,10 @@ def test_a_file_that_shrinks_and_grows_again_holds_zeros_where_it_was_cut() -> N
     shrink, grow = done(Op.TRUNCATE, inode=FILE, length=1), done(Op.TRUNCATE, inode=FILE, length=3)
     disk = disk_after("posix", *made(), write(b"abc"), sync(), SYNC_ROOT, shrink, grow)
     assert {image["a"] for image in images(disk)} == {b"abc", b"a", b"a\0\0"}
+
+
+def test_what_another_process_made_is_not_there_when_it_is_removed() -> None:
+    folder = done(Op.MKDIR, path="d", inode=33)
+    gone = [done(Op.UNLINK, path="d/made by another"), done(Op.RMDIR, path="d")]
+    disk = disk_after("posix", *made(), write(b"x"), sync(), SYNC_ROOT, folder, *gone)
+    assert {tuple(image) for image in images(disk)} == {("a",)}

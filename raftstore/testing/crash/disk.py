@@ -10,6 +10,7 @@ durable, while a later one that succeeds covers only pages that were written aga
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
 
@@ -78,12 +79,13 @@ class Disk:
         return record.op is not Op.EVENT and (record.error == 0)
 
     def apply(self, record: Record) -> None:
-        """Take the next record in."""
+        """Take the next record in; not what happens to names that another process gave, which are not here."""
         self._call += 1
         if record.op is Op.SYNC:
             self._sync(record)
         elif record.error == 0:
-            self._done(record)
+            with suppress(KeyError):
+                self._done(record)
 
     def _done(self, record: Record) -> None:
         match record.op:

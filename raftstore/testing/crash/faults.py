@@ -133,6 +133,13 @@ def failed_sync(bench: Bench, explorer: Explorer, plan: Plan, number: int, rando
         return False
     add(bench.tally.faults, "sync EIO, pages dropped")
     explorer.explore(
-        plan, records, Disk("posix"), random, per_instant=2, from_error=True, method="failed sync, power cut"
+        plan,
+        records,
+        Disk("posix"),
+        random,
+        per_instant=2,
+        from_error=True,
+        method="failed sync, power cut",
+        until=lambda: bench.is_over,
     )
     return True

@@ -12,9 +12,9 @@ import msgspec
 from raftstore.entry import Entry, HardState, LogId
 from raftstore.testing.log_model import LogModel, LogState
 
-Mix = Literal["all", "plain", "conflicts"]
+Mix = Literal["all", "plain", "conflicts", "votes", "purges"]
 """`all`: every call. `plain`: only calls that return when they are acknowledged, and no reopening.
-`conflicts`: mostly messages that replace entries."""
+`conflicts`: mostly messages that replace entries. `votes`, `purges`: mostly these."""
 
 META_KEYS: Final = ("a", "b", "peers")
 DURABLE_CALLS: Final = frozenset(
@@ -239,4 +239,6 @@ _WEIGHTS: Final[Mapping[Mix, Mapping[str, float]]] = {
     "all": _ALL_WEIGHTS,
     "plain": _PLAIN_WEIGHTS,
     "conflicts": {"append": 10, "splice": 30, "save": 10},
+    "votes": {"append": 10, "save_hard_state": 30},
+    "purges": {"append": 20, "purge": 10, "idle": 0.5},
 }
