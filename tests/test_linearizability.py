@@ -90,6 +90,19 @@ GOOD: dict[str, list[Operation]] = {
     "an unknown cas did not match": [
         write(1, 2, "a"), cas(3, 4, "x", "b", "unknown"), read(5, 6, "a")
     ],
+    "a value is written again, late": [
+        write(1, 2, "a"), write(3, 12, "a"), write(4, 5, "b"), read(6, 7, "b"), read(8, 9, "a")
+    ],
+    "two cas fail for two unknown stores, and only one of these fits the second": [
+        write(1, 2, "x"), lost(3, "v"), cas(4, None, "x", "w", "unknown"), cas(5, 6, "x", "y", "fail"),
+        write(7, 8, "z"), cas(9, 10, "z", "y", "fail"),
+    ],
+    "two unknown cas of the same value, one after an unknown write": [
+        lost(1, "a"), cas(2, None, "a", "b", "unknown"), cas(3, None, "x", "b", "unknown"), read(4, 5, "b")
+    ],
+    "an unknown cas had no effect, its value is from somebody else": [
+        cas(1, None, "x", "a", "unknown"), write(2, 3, "a"), read(4, 5, "a")
+    ],
     "the same value twice": [write(1, 2, "a"), write(3, 4, "b"), write(5, 6, "a"), read(7, 8, "a")],
     "a read of unknown outcome": [write(1, 2, "a"), op("read", 3, None, outcome="unknown")],
 }  # fmt: skip
@@ -153,6 +166,12 @@ def test_a_violation_in_a_long_history_is_shown_with_what_it_contradicts() -> No
     assert shown == [write(592, 593, "148"), write(596, 597, "149"), read(602, 603, "148")] or shown == [
         write(592, 593, "148"), write(600, 601, "150"), read(602, 603, "148")
     ]  # fmt: skip
+
+
+def test_a_cas_that_failed_keeps_what_it_may_have_failed_for() -> None:
+    history = [write(1, 2, "a"), cas(3, 10, "a", "z", "fail"), write(4, 5, "b"), read(11, 12, "a")]
+    (shown,) = check(history).violations.values()
+    assert shown == [history[0], history[2], history[3]]
 
 
 def test_the_text_names_key_client_times_and_values() -> None:

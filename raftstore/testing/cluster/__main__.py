@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--backend", default="segmented", help="default: %(default)s")
     parser.add_argument("--strategy", default="DiskFirst", help="default: %(default)s")
     parser.add_argument("--flush-policy", default="Immediate", help="default: %(default)s")
-    parser.add_argument("--clients", type=int, default=6, help="default: %(default)s")
+    parser.add_argument("--clients", type=int, default=8, help="default: %(default)s")
     parser.add_argument(
         "--compact-every", type=int, default=2000, metavar="ENTRIES", help="0: never (default: %(default)s)"
     )

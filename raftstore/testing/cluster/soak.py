@@ -33,7 +33,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kills: int = 200
     seed: int = 1
     partitions: bool = False
-    clients: int = 6
+    clients: int = 8
     compact_every: int | None = 2000
     """Entries between two snapshots of a node."""
     journal: JournalKind = "raftstore"

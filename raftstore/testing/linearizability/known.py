@@ -22,9 +22,7 @@ def decided(operations: Sequence[Operation]) -> list[Operation]:
     """
     known = [each for each in operations if each.outcome != "unknown" or each.may_store]
     known = [each for each in known if each.outcome != "fail" or each.kind == "cas"]
-    while (better := _with_the_seen(known)) != known:
-        known = better  # A cas that took effect has seen something itself.
-    return _without_the_unseen(known)
+    return _without_the_unseen(_with_the_seen(known))
 
 
 def _with_the_seen(operations: list[Operation]) -> list[Operation]:
