@@ -79,7 +79,7 @@ class Disk:
         return record.op is not Op.EVENT and (record.error == 0)
 
     def apply(self, record: Record) -> None:
-        """Take the next record in; not what happens to names that another process gave, which are not here."""
+        """Take the next record in, but not what is done to a name that an unrecorded process gave."""
         self._call += 1
         if record.op is Op.SYNC:
             self._sync(record)

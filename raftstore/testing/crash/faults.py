@@ -137,7 +137,7 @@ def failed_sync(bench: Bench, explorer: Explorer, plan: Plan, number: int, rando
         records,
         Disk("posix"),
         random,
-        per_instant=2,
+        per_instant=2 if plan.plant is None else None,
         from_error=True,
         method="failed sync, power cut",
         until=lambda: bench.is_over,

@@ -54,12 +54,15 @@ def instants(records: Iterable[Record], disk: Disk, history: History) -> Iterato
     yield Instant(number, since, history.promise)
 
 
-def choices(pending: list[Change], random: Random, count: int) -> Iterator[Keep]:
-    """Which pending changes a power cut keeps: the plain cases one by one, then `count` at random."""
+def choices(pending: list[Change], random: Random, count: int | None) -> Iterator[Keep]:
+    """Which pending changes a power cut keeps: the plain cases one by one, then `count` at random; if that is
+    None, only none of them and all of them."""
     yield lambda change: False
     if not pending:
         return
     yield lambda change: True
+    if count is None:
+        return
     calls = sorted({change.call for change in pending})
     tried = calls if len(calls) <= CALLS_MAX else [*random.sample(calls[:-4], CALLS_MAX - 4), *calls[-4:]]
     for call in tried:
@@ -116,7 +119,7 @@ class Explorer:
         disk: Disk,
         random: Random,
         *,
-        per_instant: int,
+        per_instant: int | None,
         history: History | None = None,
         method: str = "power cut",
         images_max: int = 1 << 60,
@@ -125,7 +128,8 @@ class Explorer:
         creation: bool = True,
         keep: list[tuple[Image, Instant]] | None = None,
     ) -> None:
-        """Check what power cuts of the run may leave: at each instant the plain cases and `per_instant` more.
+        """Check what power cuts of the run may leave: at each instant the plain cases and `per_instant` more,
+        see `choices`.
 
         `disk` is as it was before the run. Ends early after about `images_max` images, or when `until` says
         so. `from_error`: only instants after a sync that failed; without `creation`, only after the store was
