@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Final
 
 from raftstore.testing.linearizability.operation import Operation
 from raftstore.testing.linearizability.search import UndecidedError, unexplained
+
+TRIED_MAX: Final = 20_000
+"""Configurations of a search; there are many searches. What is not decided by then is not left out."""
 
 
 def shrunk(operations: Sequence[Operation], configurations_max: int) -> list[Operation]:
     """Some of `operations`, all on one key, that no order explains, by time of invocation.
 
-    None of them can be left out alone. Whatever is kept, the operations that stored what it saw are kept with
-    it: so the few are a violation because the whole is, and not because something was left out.
+    Hardly any of them can be left out alone. With whatever is kept, what stored the values that it saw is kept:
+    so the few are a violation because the whole is, and not because something was left out.
     """
     last = unexplained(operations, configurations_max)
     assert last is not None
@@ -22,16 +26,16 @@ def shrunk(operations: Sequence[Operation], configurations_max: int) -> list[Ope
     kept = _tried(kept, [each for each in kept if each.invoked_ns <= last.returned_ns], configurations_max)
     size = len(kept)
     while size >= 1:
-        kept, before = _without_blocks(kept, size, configurations_max), len(kept)
+        kept, before = _without_blocks(kept, size), len(kept)
         if size > 1 or len(kept) == before:
             size //= 2
     return kept
 
 
-def _without_blocks(kept: list[Operation], size: int, configurations_max: int) -> list[Operation]:
+def _without_blocks(kept: list[Operation], size: int) -> list[Operation]:
     """Leave out each run of `size` operations without which it is still a violation, the newest first."""
     for stop in range(len(kept), 0, -size):
-        kept = _tried(kept, kept[: max(0, stop - size)] + kept[stop:], configurations_max)
+        kept = _tried(kept, kept[: max(0, stop - size)] + kept[stop:], TRIED_MAX)
     return kept
 
 
