@@ -75,9 +75,9 @@ def make(kind: FileSystem, image: Path) -> None:
     _command(*_MKFS[kind], str(image))
 
 
-def mount(kind: FileSystem, image: Path, place: Path, *options: str) -> None:
+def mount(kind: FileSystem, image: Path, place: Path) -> None:
     """Mount it at the directory `place`, as after a power cut: its journal is replayed."""
-    _command("mount", "-t", kind, "-o", ",".join((_OPTIONS[kind], *options)), str(image), str(place))
+    _command("mount", "-t", kind, "-o", _OPTIONS[kind], str(image), str(place))
 
 
 def unmount(place: Path) -> None:
@@ -95,9 +95,9 @@ def unmount(place: Path) -> None:
 
 
 @contextmanager
-def mounted(kind: FileSystem, image: Path, place: Path, *options: str) -> Generator[Path]:
+def mounted(kind: FileSystem, image: Path, place: Path) -> Generator[Path]:
     """Mounted inside the block, and not after it, whatever happened."""
-    mount(kind, image, place, *options)
+    mount(kind, image, place)
     try:
         yield place
     finally:

@@ -30,7 +30,7 @@ EVENTS_A_STEP: Final = 2.5
 DELAY_S: Final = 0.004
 """The power is cut up to so long after an event."""
 POLL_S: Final = 0.0004
-TIMEOUT_S: Final = 30.0
+TIMEOUT_S: Final = 60.0
 
 
 def needs(_bench: Bench) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from raftstore.testing.crash import cuts, faults, kernel, kill
+from raftstore.testing.crash import block, cuts, faults, kernel, kill
 from raftstore.testing.crash.bench import Bench
 from raftstore.testing.crash.method import Method
 
@@ -54,6 +54,22 @@ METHODS: Final = (
         about="A mounted ext4 or xfs goes down while a workload runs on it, and is mounted again.",
         run=kernel.run,
         needs=kernel.needs,
+        plants=(
+            "acknowledged before written",
+            "durable index published early",
+            "no fsync",
+            "vote not synced",
+            "vote not synced in rocksdb",
+            "lmdb sync=False",
+            "lmdb metasync=False",
+            "rocksdb every other write unsynced",
+        ),
+    ),
+    Method(
+        name="block replay",
+        about="Block writes below an ext4 or xfs are recorded; disks that a power cut may leave are mounted.",
+        run=block.run,
+        needs=block.needs,
         plants=(
             "acknowledged before written",
             "durable index published early",
