@@ -309,7 +309,8 @@ def _check_entries(run: Sequence[Entry], limits: Limits) -> int:
         total += len(data)
         index += 1
         term = entry.term
-    _check_index_space(run[-1].index)
+    if index > INDEX_MAX:
+        _check_index_space(index - 1)
     if run[0].index < 1:
         raise GapError(f"indexes begin at 1, not at {run[0].index}")
     if run[0].term < 0 or term > INDEX_MAX:

@@ -357,10 +357,12 @@ class Pipeline:
             return False
         with self.lock:
             self.ledger.settle(group)
-        wake_all(group.to_wake)
+        if group.to_wake:
+            wake_all(group.to_wake)
         with self.lock:
             woken = self.ledger.finish()
-        wake_all(woken)
+        if woken:
+            wake_all(woken)
         self.notify()
         self.wish(IDLE_S)
         return True

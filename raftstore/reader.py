@@ -43,8 +43,10 @@ class Reader:
                 return None
             if index >= window.first:
                 return window.get(index)
-        found = self.entries(index, index + 1)
-        return found[0] if found else None
+        part = None
+        while part is None:
+            part = self._part(index, index + 1, None, view.cuts)
+        return part[0] if part else None
 
     def entries(self, start: int, stop: int | None = None, bytes_max: int | None = None) -> list[Entry]:
         """[start, stop) cut at the last visible index, and where payloads would exceed `bytes_max`."""
@@ -67,6 +69,8 @@ class Reader:
             if not part or (room is not None and room < 0):
                 return found
             start = part[-1].index + 1
+            if start == stop:
+                return found
 
     def is_in_memory(self, start: int) -> bool:
         """Whether a read from `start` on needs no disk, as things stand."""
@@ -99,6 +103,8 @@ class Reader:
 
     def _load(self, start: int, stop: int, bytes_max: int | None) -> list[Entry] | None:
         """[start, stop) from disk, maybe less or more; None if a write took some of it away meanwhile."""
+        failure: Exception | None = None
+        part: list[Entry] = []
         with self._pipeline.lock:
             if self._closed:
                 raise StoreClosedError("the log is closed")
@@ -112,36 +118,39 @@ class Reader:
                 self._ahead = 0
             self._pipeline.meter.cache_misses += 1
             self._reading += 1
-        failure: Exception | None = None
-        part: list[Entry] = []
         try:
-            part = self._pipeline.backend.read(start, stop, size)
-            _check_run(part, start, stop)
+            found = self._pipeline.backend.read(start, stop, size)
+            _check_run(found, start, stop)
+            part = found
         except Exception as error:  # noqa: BLE001
             failure = error
         finally:
-            with self._readers:
-                self._reading -= 1
-                self._readers.notify_all()
-        disturbance = self._disturbance(start, stop, generation)
+            with self._pipeline.lock:
+                disturbance = self._ended(part, start, stop, generation)
         if disturbance is not None:
             disturbance()
             return None
         if failure is not None:
             raise _explained(failure, start, stop)
-        with self._pipeline.lock:
-            self._run_end = part[-1].index + 1
-            self._view.remember(part, generation)
         return part
 
-    def _disturbance(self, start: int, stop: int, generation: int) -> Callable[[], None] | None:
-        """What to do before a read is repeated, if a write took entries away beside it; else None."""
-        ledger = self._pipeline.ledger
-        with self._pipeline.lock:
-            group = ledger.in_flight
-            if group is not None and group.disturbs(start, stop):
-                return lambda: self._outwait(group)
-            return None if generation == self._view.generation else _go_on
+    def _ended(self, part: list[Entry], start: int, stop: int, generation: int) -> Callable[[], None] | None:
+        """A read of the backend is over, and remembered if it gave `part` and nothing disturbed it.
+
+        Else what to do before it is repeated, if a write took entries away beside it. The lock is held.
+        """
+        self._reading -= 1
+        if self._closed:
+            self._readers.notify_all()
+        group = self._pipeline.ledger.in_flight
+        if group is not None and group.disturbs(start, stop):
+            return lambda: self._outwait(group)
+        if generation != self._view.generation:
+            return _go_on
+        if part:
+            self._run_end = part[-1].index + 1
+            self._view.remember(part, generation)
+        return None
 
     def _outwait(self, group: Group) -> None:
         with suppress(RaftStoreError):

@@ -11,9 +11,8 @@ import pytest
 
 from raftstore.entry import HardState, LogId
 from raftstore.policy import Batch, Immediate
-from raftstore.reader import Reader
 from raftstore.strategy import DiskFirst, MemFirst, Strategy
-from raftstore.testing.memory import MemoryDisk
+from raftstore.testing.memory import MemoryBackend, MemoryDisk
 from raftstore.testing.open_log import open_log
 from raftstore.testing.tools import (
     PATIENCE_S,
@@ -142,18 +141,18 @@ def test_a_truncation_between_a_read_and_its_caching_leaves_nothing_stale(
 ) -> None:
     with open_log(disk, DiskFirst()) as log:
         log.append(span(1, 41))
-    original = Reader._disturbance
+    original = MemoryBackend.read
     replaced: list[bool] = []
 
     def then_truncated(*args: Any) -> Any:
         found = original(*args)
-        if found is None and not replaced:
+        if not replaced:
             replaced.append(True)
             log.truncate(11)
             log.append(run(11, [2] * 12))
         return found
 
-    monkeypatch.setattr(Reader, "_disturbance", then_truncated)
+    monkeypatch.setattr(MemoryBackend, "read", then_truncated)
     with open_log(disk, DiskFirst()) as log:
         log.entries(5, 20)
         assert replaced
