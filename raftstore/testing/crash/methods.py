@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from raftstore.testing.crash import block, cuts, faults, kernel, kill
+from raftstore.testing.crash import block, cuts, faults, fuse, fuse_full, kernel, kill
 from raftstore.testing.crash.bench import Bench
 from raftstore.testing.crash.method import Method
 
@@ -108,6 +108,30 @@ METHODS: Final = (
         about="Some I/O calls of workloads of all kinds fail, once or from then on.",
         run=faults.fail_some_calls,
         needs=_a_compiler,
+    ),
+    Method(
+        name="fuse",
+        about="Each call to a FUSE file system fails in turn, in every way; failed syncs keep or drop pages.",
+        run=fuse.run,
+        needs=fuse.needs,
+        share=2.0,
+        plants=(
+            "failed write forgotten",
+            "short write ignored",
+            "fsync retried",
+            "no fsync",
+            "no directory fsync",
+            "lmdb sync=False",
+            "lmdb metasync=False",
+            "rocksdb every other write unsynced",
+        ),
+    ),
+    Method(
+        name="full disk",
+        about="A disk fills up, and later has room again: the reserve holds, and appends resume.",
+        run=fuse_full.run,
+        needs=fuse.needs,
+        share=0.5,
     ),
 )
 
