@@ -34,6 +34,8 @@ from raftstore.testing.crash.report import load
 BACKENDS = [pytest.param(name, marks=pytest.mark.backend(name)) for name in ("segmented", "lmdb", "rocksdb")]
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 segmented = pytest.mark.backend("segmented")
+QUICK = ("every call", "power cut", "failed sync", "kill at a call")
+"""Methods that need no root and little time."""
 
 
 def assert_nothing_wrong(bench: Bench) -> None:
@@ -116,14 +118,19 @@ def test_a_disk_that_stays_full_ends_a_workload_whose_entries_wait_in_memory(ben
     assert_nothing_wrong(bench)
 
 
-@segmented
 @pytest.mark.parametrize(
-    "name", ["no fsync", "no directory fsync", "vote not synced", "purged before its anchor is durable"]
+    ("backend", "method", "name"),
+    [
+        pytest.param(backend, method.name, plant.name, marks=pytest.mark.backend(backend))
+        for backend in ("segmented", "lmdb", "rocksdb")
+        for method in METHODS
+        for plant in plants_for(backend)
+        if plant.name in method.plants and method.name in QUICK
+    ],
 )
-def test_a_planted_bug_is_caught(bench: Bench, name: str) -> None:
-    settings = Settings(backend="segmented", seconds=0, seed=1)
-    lane = Lane(settings, bench)
-    lane.catch(method_named("power cut"), next(p for p in plants_for("segmented") if p.name == name))
+def test_a_planted_bug_is_caught(bench: Bench, backend: str, method: str, name: str) -> None:
+    lane = Lane(Settings(backend=backend, methods=[method], seconds=0, seed=1), bench)
+    lane.catch(method_named(method), next(p for p in plants_for(backend) if p.name == name))
     assert [planted.verdict for planted in bench.tally.planted] != [None]
     assert not bench.tally.failures
 
