@@ -14,11 +14,13 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from raftstore.demo.messages import Answer
+from raftstore.demo.messages import Answer, Line
 from raftstore.demo.process import NodeProcess
+from raftstore.demo.verdict import compare
 from raftstore.testing.cluster.clients import Clients, outcome_of
+from raftstore.testing.cluster.report import Report
 from raftstore.testing.cluster.schedule import Cut, Strike, plan
-from raftstore.testing.linearizability import check
+from raftstore.testing.linearizability import Verdict, check
 
 # --- the schedule --------------------------------------------------------------------------------------
 
@@ -110,6 +112,52 @@ def test_only_a_cas_that_found_another_value_has_failed() -> None:
     assert outcome_of("cas", Answer(0, "ok")) == "ok"
     assert outcome_of("write", Answer(0, "failed")) == "fail"
     assert outcome_of("write", Answer(0, "unknown")) == "unknown"
+
+
+# --- the report ----------------------------------------------------------------------------------------
+
+ALL_THERE = compare({1: "a"}, {1}, {"n1": [Line(1, "a")], "n2": [Line(1, "a")]})
+GOOD = Report(
+    library="asyncio",
+    store="segmented:///node/raft",
+    journal="raftstore",
+    plant=None,
+    power_cut=False,
+    partitions=False,
+    seed=1,
+    kills=200,
+    cuts=0,
+    seconds=1.0,
+    lines=ALL_THERE,
+    history=Verdict(keys=1, operations=1, unknown=0),
+    problem=None,
+)
+
+
+def test_a_run_is_good_if_nothing_is_lost_or_violated() -> None:
+    assert GOOD.is_good
+    assert GOOD.as_text().endswith("\ngood")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"lines": compare({1: "a"}, {1}, {"n1": [Line(1, "a")], "n2": []})}, "1, 1 lost, n2 differs"),
+        ({"lines": compare({1: "a"}, {1}, {"n1": [Line(1, "b")]})}, "1 altered"),
+        ({"lines": compare({1: "a"}, {1}, {"n1": [Line(1, "a")]}, ["n2"])}, "n2 did not catch up"),
+        ({"lines": compare({}, set(), {})}, "0, 0 lost"),
+        ({"lines": None}, "nobody can tell"),
+        ({"problem": "n1 ended by itself"}, "ended early: n1 ended by itself"),
+        ({"history": Verdict(keys=0, operations=0, unknown=0)}, "0 operations"),
+        ({"history": Verdict(keys=1, operations=1, unknown=0, undecided=["k"])}, "undecided"),
+        ({"history": Verdict(keys=1, operations=1, unknown=0, violations={"k": []})}, "NOT linearizable"),
+    ],
+)
+def test_a_run_with_anything_wrong_or_untold_is_not_good(wrong: dict[str, Any], text: str) -> None:
+    report = msgspec.structs.replace(GOOD, **wrong)
+    assert not report.is_good
+    assert text in report.as_text()
+    assert report.as_text().endswith("NOT GOOD")
 
 
 # --- whole runs ----------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ TRIED_MAX: Final = 20_000
 def shrunk(operations: Sequence[Operation], configurations_max: int) -> list[Operation]:
     """Some of `operations`, all on one key, that no order explains, by time of invocation.
 
-    Hardly any of them can be left out alone. With whatever is kept, what stored the values that it saw is kept:
-    so the few are a violation because the whole is, and not because something was left out.
+    Hardly any of them can be left out alone. With whatever is kept, what stored the values it saw is kept: so
+    the few are a violation because the whole is, and not because something was left out.
     """
     last = unexplained(operations, configurations_max)
     assert last is not None
