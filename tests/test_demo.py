@@ -183,6 +183,22 @@ def test_the_nodes_of_a_demo_that_was_killed_end_by_themselves(tmp_path: Path) -
         time.sleep(0.05)
 
 
+def test_a_copy_of_the_mount_that_somebody_else_holds_does_not_bring_the_old_disk_back(
+    tmp_path: Path, disk_of_its_own: None
+) -> None:
+    disk = OwnDisk(tmp_path / "disk2")
+    line = [sys.executable, "-c", "print(1, flush=True); import time; time.sleep(600)"]
+    with subprocess.Popen(["unshare", "--mount", *line], stdout=subprocess.PIPE) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline()
+            disk.node_was_killed()
+            (disk.path / "file").write_bytes(b"x")
+        finally:
+            holder.kill()
+            disk.close()
+
+
 def test_what_a_demo_that_was_killed_has_mounted_is_removed_by_the_next(
     tmp_path: Path, disk_of_its_own: None
 ) -> None:

@@ -82,10 +82,20 @@ class OwnDisk:
             _command("umount", str(self.path))
 
     def _mount(self) -> None:
-        _command("mount", "-o", "loop", str(self._image), str(self.path))
+        """Through a new loop device every time, which goes with its mount.
+
+        The one before can live on: whoever made a mount namespace meanwhile holds a copy of the old mount,
+        and `mount -o loop` would find its device, and on it the file system that was cut off.
+        """
+        device = _command("losetup", "--find", "--show", str(self._image))
+        try:
+            _command("mount", device, str(self.path))
+        finally:
+            _command("losetup", "--detach", device)
 
 
-def _command(*arguments: str) -> None:
+def _command(*arguments: str) -> str:
+    """Run it; what it printed."""
     try:
         done = subprocess.run(arguments, capture_output=True, timeout=COMMAND_S, check=False, text=True)
     except FileNotFoundError as error:
@@ -94,3 +104,4 @@ def _command(*arguments: str) -> None:
         raise DiskError(
             f"a power cut needs root and loop devices: {' '.join(arguments)}: {done.stderr.strip()}"
         )
+    return done.stdout.strip()
