@@ -107,8 +107,7 @@ class _Replay:
         if self._plan.plant is not None:
             return
         history = History(self._plan)
-        for event in run.events:
-            history.feed(event)
+        history.feed_all(run.events)
         verdict, words = self._bench.of_process(run, history, killed=False)
         self._bench.tally.count("no fault", verdict)
         if verdict is not Verdict.OK:
@@ -124,12 +123,10 @@ class _Replay:
             if self._round.is_over:
                 return
             disk.apply(write)
-            for event in run.events[told : write.told]:
-                history.feed(event)
+            history.feed_all(run.events[told : write.told])
             since = history.promise
             told = writes[number + 1].told if number + 1 < len(writes) else len(run.events)
-            for event in run.events[write.told : told]:
-                history.feed(event)
+            history.feed_all(run.events[write.told : told])
             if number in wanted:
                 tally.instants += 1
                 for kept in disk.choices(random, IMAGES_AN_INSTANT):

@@ -7,21 +7,22 @@ it, and the power is cut again.
 
 from __future__ import annotations
 
-import shutil
+import signal
 import threading
+from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Final, Self
-
-import msgspec
 
 from raftstore.testing.crash.bench import Bench
 from raftstore.testing.crash.block_mount import mountable, not_mountable
 from raftstore.testing.crash.events import RECORD
 from raftstore.testing.crash.kernel_power import PowerDisk
-from raftstore.testing.crash.lab import STORE, Run
+from raftstore.testing.crash.lab import Run
 from raftstore.testing.crash.method import Round
-from raftstore.testing.crash.oracle import History, Observation, Promise, Verdict
-from raftstore.testing.crash.plan import Plan, Resume
+from raftstore.testing.crash.oracle import History, Promise
+from raftstore.testing.crash.plan import Plan
+from raftstore.testing.crash.repeated import CrashedStore
 
 STORES_A_ROUND: Final = 4
 CUTS_A_STORE: Final = 3
@@ -44,79 +45,32 @@ def run(round_: Round) -> None:
     with PowerDisk(kinds[round_.number % len(kinds)], round_.bench.lab.scratch) as disk:
         for number in range(STORES_A_ROUND):
             if not round_.is_over:
-                _Store(round_, disk, round_.plan(other=number)).cut_repeatedly()
+                cut_repeatedly(round_.bench, round_.random, disk, round_.plan(other=number))
 
 
-class _Store:
-    """One store, on a disk whose power is cut again and again."""
+def cut_repeatedly(bench: Bench, random: Random, disk: PowerDisk, plan: Plan) -> None:
+    """Cut the power of a new store on `disk`, go on, and cut again, until something is wrong."""
+    arena = disk.path / "arena"
+    disk.clear(arena)
+    method = f"real power cut, {disk.kind}"
+    drive = partial(_drive, bench, random, disk, arena)
+    CrashedStore(bench, random, plan, arena, method, drive, signal.SIGBUS).crash(CUTS_A_STORE)
 
-    def __init__(self, round_: Round, disk: PowerDisk, plan: Plan) -> None:
-        self._bench = round_.bench
-        self._random = round_.random
-        self._disk = disk
-        self._plan = plan
-        self._method = f"real power cut, {disk.kind}"
-        self._arena = disk.path / "arena"
 
-    def cut_repeatedly(self) -> None:
-        """Until there were cuts enough, or something was wrong."""
-        self._disk.clear(self._arena)
-        plan, earlier = self._plan, frozenset[bytes]()
-        for _ in range(CUTS_A_STORE):
-            history = History(plan, earlier=earlier)
-            run, until = self._drive(plan, history)
-            found = self._judge(plan, run, history, until)
-            if found is None or self._bench.is_over:
-                return
-            states = history.allowed(found, history.promise, until)
-            if not states.matching:
-                return
-            resume = Resume(states.matching[0], found.commit, self._random.randrange(1 << 30), plan.steps)
-            plan = msgspec.structs.replace(plan, resumes=(*plan.resumes, resume))
-            earlier = states.digests
-
-    def _drive(self, plan: Plan, history: History) -> tuple[Run, Promise]:
-        """Drive `plan`, cut the power meanwhile or soon after, and switch it on again.
-
-        `history` follows it. The second value is what was promised before the power was cut.
-        """
-        bench, random = self._bench, self._random
-        events, delay_s = random.randint(1, int(EVENTS_A_STEP * plan.steps)), random.uniform(0, DELAY_S)
-        with _Switch(self._disk, bench.lab.events_file, events, delay_s) as switch:
-            run = bench.lab.run(plan, self._arena, timeout_s=TIMEOUT_S)
-        bench.tally.did(f"power cuts of a mounted {self._disk.kind}")
-        self._disk.switch_off()
-        self._disk.switch_on()
-        for event in run.events[: switch.told]:
-            history.feed(event)
-        until = history.promise
-        for event in run.events[switch.told :]:
-            history.feed(event)
-        return run, until
-
-    def _judge(self, plan: Plan, run: Run, history: History, until: Promise) -> Observation | None:
-        """What is there after the power cut, if that is right."""
-        bench, found = self._bench, Observation()
-        verdict, words = bench.of_process(run, history, killed=True)
-        if verdict is Verdict.OK:
-            answer = bench.checker.check(plan, self._copy() / STORE)
-            if isinstance(answer, Observation):
-                found = answer
-                verdict, words = history.judge(found, history.promise, until)
-            else:
-                verdict, words = answer
-        bench.tally.count(self._method, verdict)
-        if verdict is Verdict.OK:
-            return found
-        where = f"{plan.title}; {self._method}, the {len(plan.resumes) + 1}. of this store"
-        bench.tally.fail(verdict, where, f"{words}\n{run.words[-1500:]}".strip())
-        return None
-
-    def _copy(self) -> Path:
-        """The arena as it is now, where looking at it changes nothing on the disk."""
-        copy = self._bench.lab.arena("recovered")
-        shutil.copytree(self._arena, copy, dirs_exist_ok=True)
-        return copy
+def _drive(
+    bench: Bench, random: Random, disk: PowerDisk, arena: Path, plan: Plan, history: History
+) -> tuple[Run, Promise]:
+    """Drive `plan`, cut the power meanwhile or soon after, and switch it on again."""
+    events, delay_s = random.randint(1, int(EVENTS_A_STEP * plan.steps)), random.uniform(0, DELAY_S)
+    with _Switch(disk, bench.lab.events_file, events, delay_s) as switch:
+        run = bench.lab.run(plan, arena, timeout_s=TIMEOUT_S)
+    bench.tally.did(f"power cuts of a mounted {disk.kind}")
+    disk.switch_off()
+    disk.switch_on()
+    history.feed_all(run.events[: switch.told])
+    until = history.promise
+    history.feed_all(run.events[switch.told :])
+    return run, until
 
 
 class _Switch:

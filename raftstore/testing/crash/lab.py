@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -20,6 +19,7 @@ import msgspec
 
 from raftstore.testing.crash.events import Event, decode, explanation_of
 from raftstore.testing.crash.plan import Plan
+from raftstore.testing.crash.scratch import Scratch
 
 Action = Literal["fail", "short", "kill", "kill half"]
 
@@ -76,7 +76,8 @@ class Lab:
         self._place = place or (memory if memory.is_dir() and os.access(memory, os.W_OK) else None)
 
     def __enter__(self) -> Self:
-        self.scratch = Path(tempfile.mkdtemp(prefix="raftstore-crash-", dir=self._place)).resolve()
+        self._held = Scratch("raftstore-crash-", self._place)
+        self.scratch = self._held.__enter__()
         (self.scratch / "tmp").mkdir()
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(part for part in sys.path if part)}
         environment["TMPDIR"] = str(self.scratch / "tmp")
@@ -97,7 +98,7 @@ class Lab:
             if stream is not None:
                 stream.close()
         self._helper.wait(30)
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        self._held.__exit__(None, None, None)
 
     def arena(self, name: str = "arena") -> Path:
         """An empty directory, for the directory of one store."""

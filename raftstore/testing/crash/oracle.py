@@ -6,7 +6,7 @@ durable is among them, and none that had not started.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from typing import Literal
@@ -90,6 +90,11 @@ class History:
         self.promise = Promise()
         self.told: set[Kind] = set()
         """What else has happened: refusals, failures, lies."""
+
+    def feed_all(self, events: Iterable[Event]) -> None:
+        """Take the next events in."""
+        for event in events:
+            self.feed(event)
 
     def feed(self, event: Event) -> None:
         """Take the next event in."""

@@ -52,6 +52,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """A bug to put into the backend first, by name, see `plants`."""
     options: dict[str, int] | None = None
     """Of the backend; None: those of `SMALL_OPTIONS`."""
+    store: str | None = None
+    """The URL of a config, for everything but the path, `create` and `strategy`, which must be the same."""
     resumes: tuple[Resume, ...] = ()
     """Each begins in the workload before it."""
 
@@ -65,6 +67,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     def config(self, path: Path) -> StoreConfig:
         """The store's config at `path`."""
+        if self.store is not None:
+            return msgspec.structs.replace(load(self.store), path=path, create=True)
         options = SMALL_OPTIONS.get(self.backend, {}) if self.options is None else self.options
         policy: FlushPolicy = Immediate() if self.policy == "Immediate" else Batch(5, 4)
         config = StoreConfig(
@@ -85,5 +89,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def title(self) -> str:
         """For people: which workload this was."""
-        words = [self.backend, self.strategy, self.policy, f"{self.threads} thread(s)", self.mix]
+        words = [self.backend, self.strategy, self.policy] if self.store is None else [self.store]
+        words += [f"{self.threads} thread(s)", self.mix]
         return f"{' '.join(words)}, seed {self.seed}" + (f", planted: {self.plant}" if self.plant else "")
