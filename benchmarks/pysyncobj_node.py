@@ -15,7 +15,6 @@ from typing import Any, Final
 
 from raftstore.adapters.pysyncobj import install, library
 from raftstore.adapters.pysyncobj.wiring import journal_of
-from raftstore.compare.payloads import Payloads
 
 _pysyncobj: Any = library.load()
 _SyncObj: Any = _pysyncobj.SyncObj
@@ -45,7 +44,7 @@ class Sink(_SyncObj):  # type: ignore[misc]  # PySyncObj has no types
 
 def run(node: Sink, commands: int, size: int) -> dict[str, float]:
     """Give the node `commands` of `size` bytes at once; how long until the last of them was applied."""
-    payloads, done = Payloads(size, 1), threading.Event()
+    payload, done = (b"{'key': 'value'} " * size)[:size], threading.Event()
     left, failed = commands, 0
 
     def applied(_result: object, error: int) -> None:
@@ -57,7 +56,7 @@ def run(node: Sink, commands: int, size: int) -> dict[str, float]:
 
     started = time.perf_counter()
     for _ in range(commands):
-        node.put(payloads.take()[0], callback=applied)
+        node.put(payload, callback=applied)
     finished = done.wait(WAIT_S)
     return {"seconds": time.perf_counter() - started, "failed": failed + (0 if finished else left)}
 

@@ -8,7 +8,8 @@ What PySyncObj sees is the log up to `_stop`, and after it the `_tail`: what was
 log yet. Above `_stop` the log may still hold entries that PySyncObj has deleted. They are its *rest*: a
 follower deletes and adds again what a repeated message brings, so an entry that comes back unchanged is
 taken from the rest without a write, and only an entry that differs truncates, in one atomic write with
-what replaces it.
+what replaces it. What was written last is kept as PySyncObj's tuples too (`_recent`): it asks for that
+again at once, to send it to each other node and to apply it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, Final, overload
 
 from raftstore.adapters.pysyncobj import library
 from raftstore.adapters.pysyncobj.node_ids import claim, decode_id, encode_id
+from raftstore.adapters.pysyncobj.recent import Recent
 from raftstore.adapters.pysyncobj.slices import JournalEntry, JournalSlice
 from raftstore.entry import NO_ENTRY, Entry, HardState, LogId
 from raftstore.errors import BackpressureError, ConfigError, EntryTooLargeError, GapError
@@ -73,6 +75,7 @@ class RaftStoreJournal(_Journal):  # type: ignore[misc]  # PySyncObj has no type
         self._start, self._stop = self._log.first_index, self._log.last_index + 1
         self._tail: list[JournalEntry] = []
         self._tail_bytes = 0
+        self._recent = Recent()
         self._is_cleared = False
         self._before_clear: range | None = None
         self._hard_state: HardState | None = None
@@ -87,7 +90,7 @@ class RaftStoreJournal(_Journal):  # type: ignore[misc]  # PySyncObj has no type
     # What PySyncObj reads.
 
     def __len__(self) -> int:
-        return self._stop - self._start + len(self._tail)
+        return self._end - self._start
 
     @overload
     def __getitem__(self, item: int) -> JournalEntry: ...
@@ -95,9 +98,9 @@ class RaftStoreJournal(_Journal):  # type: ignore[misc]  # PySyncObj has no type
     def __getitem__(self, item: slice) -> list[JournalEntry] | JournalSlice: ...
     def __getitem__(self, item: int | slice) -> JournalEntry | list[JournalEntry] | JournalSlice:
         """An entry, or a slice of entries: a list if it is short, else a view that reads as it goes."""
+        if isinstance(item, int):
+            return self._at((self._start if item >= 0 else self._end) + item)
         positions = range(len(self))[item]
-        if isinstance(positions, int):
-            return self._at(self._start + positions)
         if positions.step != 1:
             raise ValueError(f"journal slices have no step, got {positions.step}")
         start, stop = self._start + positions.start, self._start + positions.stop
@@ -108,6 +111,8 @@ class RaftStoreJournal(_Journal):  # type: ignore[misc]  # PySyncObj has no type
         """The first entries of [start, stop), Raft indexes within the journal: at least one."""
         if start >= self._stop:
             return self._tail[start - self._stop : stop - self._stop]
+        if recent := self._recent.read(start, min(stop, self._stop)):
+            return recent
         entries = self._log.entries(start, min(stop, self._stop), bytes_max=CHUNK_BYTES)
         return [(entry.data, entry.index, entry.term) for entry in entries]
 
@@ -130,10 +135,10 @@ class RaftStoreJournal(_Journal):  # type: ignore[misc]  # PySyncObj has no type
                 f"a command of {len(command)} bytes; entry_bytes_max and write_bytes_max allow "
                 f"{self._entry_bytes_max}: raise them on every node, or write smaller commands"
             )
-        if len(self) == 0:
+        if self._end == self._start:
             self._begin_at(idx)
-        if idx != self._start + len(self):
-            raise GapError(f"index {idx} does not follow {self._start + len(self) - 1}")
+        if idx != self._end:
+            raise GapError(f"index {idx} does not follow {self._end - 1}")
         self._add((bytes(command), idx, term))
 
     def clear(self) -> None:
@@ -239,6 +244,11 @@ class RaftStoreJournal(_Journal):  # type: ignore[misc]  # PySyncObj has no type
     # How it gets there.
 
     @property
+    def _end(self) -> int:
+        """The index after the last entry."""
+        return self._stop + len(self._tail)
+
+    @property
     def _commit_index(self) -> int:
         """A snapshot that is not written yet has its own: what lies before its entries."""
         return self._start - 1 if self._is_cleared else self._log.commit_index
@@ -249,8 +259,8 @@ class RaftStoreJournal(_Journal):  # type: ignore[misc]  # PySyncObj has no type
 
     def _at(self, index: int) -> JournalEntry:
         """One entry. The first and the last are asked for all the time, so they are kept."""
-        if index >= self._stop:
-            return self._tail[index - self._stop]
+        if not self._start <= index < self._stop:
+            return self._unwritten(index)
         if self._last is not None and self._last[1] == index:
             return self._last
         if self._first is not None and self._first[1] == index:
@@ -261,6 +271,11 @@ class RaftStoreJournal(_Journal):  # type: ignore[misc]  # PySyncObj has no type
         elif index == self._stop - 1:
             self._last = entry
         return entry
+
+    def _unwritten(self, index: int) -> JournalEntry:
+        if not self._stop <= index < self._end:
+            raise IndexError(f"index {index}; the journal holds {self._start} to {self._end - 1}")
+        return self._tail[index - self._stop]
 
     def _begin_at(self, index: int) -> None:
         """Take `index` as the first. If the log cannot go on there, what it holds does not count."""
@@ -288,6 +303,8 @@ class RaftStoreJournal(_Journal):  # type: ignore[misc]  # PySyncObj has no type
         return self._stored(entry[1]) == entry
 
     def _stored(self, index: int) -> JournalEntry:
+        if recent := self._recent.read(index, index + 1):
+            return recent[0]
         entry = self._log.entries(index, index + 1)[0]
         return entry.data, entry.index, entry.term
 
@@ -342,6 +359,7 @@ class RaftStoreJournal(_Journal):  # type: ignore[misc]  # PySyncObj has no type
         self._stop += len(self._tail)
         if self._tail:
             self._last = self._tail[-1]
+            self._recent.extend(self._tail)
         if not self._tail and self._is_cleared:
             self._start = self._stop = 1
         self._drop_tail()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
 from typing import overload
 
 JournalEntry = tuple[bytes, int, int]
@@ -37,14 +38,25 @@ class JournalSlice(Sequence[JournalEntry]):
         if indexes.step != 1:
             raise ValueError(f"journal slices have no step, got {indexes.step}")
         if indexes.start == self._indexes.start:
-            return [self._at(index) for index in indexes]
+            return list(islice(self, len(indexes)))
         return JournalSlice(self._read, indexes.start, max(indexes.start, indexes.stop))
 
     def __iter__(self) -> Iterator[JournalEntry]:
-        for index in self._indexes:
-            yield self._at(index)
+        return chain.from_iterable(self._chunks())
+
+    def _chunks(self) -> Iterator[list[JournalEntry]]:
+        index = self._indexes.start
+        while index < self._indexes.stop:
+            chunk = self._chunk_of(index)
+            yield chunk[index - chunk[0][1] :]
+            index = chunk[-1][1] + 1
 
     def _at(self, index: int) -> JournalEntry:
+        chunk = self._chunk_of(index)
+        return chunk[index - chunk[0][1]]
+
+    def _chunk_of(self, index: int) -> list[JournalEntry]:
+        """Entries that were read together, `index` among them."""
         if not self._chunk or not self._chunk[0][1] <= index <= self._chunk[-1][1]:
             self._chunk = self._read(index, self._indexes.stop)
-        return self._chunk[index - self._chunk[0][1]]
+        return self._chunk
