@@ -95,7 +95,11 @@ def _find(round_: Round, faults: Faults) -> None:
 class Faults:
     """Runs on a mount in which a call fails, and what they leave. `bench.tally` counts them."""
 
-    def __init__(self, bench: Bench, mount: Mount, explorer: Explorer) -> None:
+    def __init__(
+        self, bench: Bench, mount: Mount, explorer: Explorer, *, images_max: int = IMAGES_A_FAULT
+    ) -> None:
+        """After each fault about `images_max` images are looked at."""
+        self._images_max = images_max
         self._bench = bench
         self._mount = mount
         self._explorer = explorer
@@ -120,7 +124,7 @@ class Faults:
             bench.tally.fail(
                 Verdict.REFUSED, f"{plan.title}; {where}", "after one fault the log did not go on"
             )
-        self._cut(plan, records, where, from_error=True, images_max=IMAGES_A_FAULT)
+        self._cut(plan, records, where, from_error=True, images_max=self._images_max)
         return True
 
     def cut(self, plan: Plan, images_max: int) -> None:

@@ -43,8 +43,8 @@ def run(round_: Round) -> None:
             blocks += STEP
 
 
-def fill(bench: Bench, mount: Mount, plan: Plan, blocks: int) -> bool:
-    """One run on a disk of so many blocks. False if they were enough."""
+def fill(bench: Bench, mount: Mount, plan: Plan, blocks: int, *, looks_max: int = 1 << 30) -> bool:
+    """One run on a disk of so many blocks, and the last `looks_max` images. False if they were enough."""
     arena = mount.begin(bench.lab.events_file, FuseFault(0, blocks, "full"))
     where = f"{plan.title}; a disk of {blocks} blocks"
     told = _drive(plan, arena / STORE, bench.lab.events_file)
@@ -56,7 +56,8 @@ def fill(bench: Bench, mount: Mount, plan: Plan, blocks: int) -> bool:
     if told.wrong:
         bench.tally.count(METHOD, Verdict.REFUSED)
         bench.tally.fail(Verdict.REFUSED, where, told.wrong)
-    _judge(bench, plan, records, told, where)
+    for image, number in _images(records)[-looks_max:]:
+        _look(bench, plan, image, told.digests[number], f"{where}, after call {number}")
     if told.filled:
         add(bench.tally.faults, "fuse: disk full, then not")
     return told.filled
@@ -75,21 +76,21 @@ def _drive(plan: Plan, path: Path, events: Path) -> Told | str:
         return f"the process ended with {done.returncode}: {done.stderr[-1500:].decode(errors='replace')}"
 
 
-def _judge(bench: Bench, plan: Plan, records: list[Record], told: Told, where: str) -> None:
-    """Whenever no call was under way, what a power cut leaves is what was done."""
-    disk, settled, seen = FaultyDisk("posix"), 0, set[tuple[int, int]]()
+def _images(records: list[Record]) -> list[tuple[Image, int]]:
+    """Whenever no call was under way: what a power cut leaves, and after which call. Each once."""
+    disk, settled = FaultyDisk("posix"), 0
+    found: dict[tuple[int, int], tuple[Image, int]] = {}
     for record in records:
         if record.op is not Op.EVENT:
             disk.apply(record)
             continue
         for event in decode(record.data):
+            refused = event.kind is Kind.REFUSED and event.step == settled + 1
             settled = event.step if event.kind is Kind.RETURNED else settled
-            quiet = event.kind is Kind.RETURNED or (event.kind is Kind.REFUSED and event.step == settled + 1)
-            if quiet and event.step:
+            if refused or event.kind is Kind.RETURNED:
                 for image in (left_by(disk, _nothing), left_by(disk, _everything)):
-                    if (image.name, settled) not in seen:
-                        seen.add((image.name, settled))
-                        _look(bench, plan, image, told.digests[settled], f"{where}, after call {settled}")
+                    found.setdefault((image.name, settled), (image, settled))
+    return list(found.values())
 
 
 def _nothing(_change: Change) -> bool:
