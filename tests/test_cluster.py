@@ -21,6 +21,7 @@ from raftstore.testing.cluster.clients import Clients, outcome_of
 from raftstore.testing.cluster.report import Report
 from raftstore.testing.cluster.schedule import Cut, Strike, plan
 from raftstore.testing.linearizability import Verdict, check
+from raftstore.testing.tools import PATIENCE_S
 
 # --- the schedule --------------------------------------------------------------------------------------
 
@@ -63,11 +64,13 @@ class OneNode:
         self._values: dict[str, list[str | None]] = {}
         self._stale_every = stale_every
         self._gets = itertools.count(1)
+        self.calls = 0
 
     def call(
         self, kind: str, key: str, value: str | None = None, expected: str | None = None, *, timeout_s: float
     ) -> Answer:
         time.sleep(0.0005)
+        self.calls += 1
         with self._lock:
             values = self._values.setdefault(key, [None])
             if kind == "get":
@@ -76,13 +79,15 @@ class OneNode:
             if kind == "cas" and values[-1] != expected:
                 return Answer(0, "ok", is_set=False)
             values.append(value)
-            return Answer(0, "unknown" if len(values) % 20 == 0 else "ok")
+            return Answer(0, "unknown" if len(values) % 4 == 0 else "ok")
 
 
 def recorded(node: OneNode) -> Clients:
     clients = Clients([cast("NodeProcess", node)], 4, seed=1)
+    end = time.monotonic() + PATIENCE_S
     with clients.writing():
-        time.sleep(0.6)
+        while node.calls < 300 and time.monotonic() < end:
+            time.sleep(0.01)
     clients.read_all()
     return clients
 
@@ -103,6 +108,16 @@ def test_no_value_is_written_twice() -> None:
     history = recorded(OneNode()).recorder.history().operations
     written = Counter(each.value for each in history if each.kind != "read")
     assert set(written.values()) == {1}
+
+
+def test_a_client_that_ends_by_itself_ends_the_run() -> None:
+    class Broken(OneNode):
+        def call(self, *_: Any, **__: Any) -> Answer:
+            self.calls = 300
+            raise ValueError("no such node")
+
+    with pytest.raises(ValueError, match="no such node"):
+        recorded(Broken())
 
 
 def test_only_a_cas_that_found_another_value_has_failed() -> None:

@@ -45,19 +45,16 @@ class Clients:
 
     @contextlib.contextmanager
     def writing(self) -> Generator[None]:
-        """The clients work while the block runs."""
+        """The clients work while the block runs. Raises what one of them did not expect."""
         self._ended.clear()
-        threads = [
-            threading.Thread(target=self._work, args=(name,), name=name, daemon=True) for name in self._names
-        ]
-        for thread in threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            self._ended.set()
-            for thread in threads:
-                thread.join()
+        with ThreadPoolExecutor(len(self._names)) as pool:
+            working = [pool.submit(self._work, name) for name in self._names]
+            try:
+                yield
+            finally:
+                self._ended.set()
+        for each in working:
+            each.result()
 
     def next_round(self) -> None:
         """From now on other registers."""
