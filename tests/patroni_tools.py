@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -70,9 +71,18 @@ class PatroniMember:
         return self._process.wait(PATIENCE_S)
 
     def stop(self) -> None:
-        """As an operator does it."""
+        """As an operator does it, once it is up."""
+        until(self._listens, f"{self.address} listens")
         self.send(signal.SIGTERM)
         assert self.wait() == 0, self.said()
+
+    def _listens(self) -> bool:
+        host, _, port = self.address.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), PATIENCE_S).close()
+        except OSError:
+            return False
+        return True
 
     def end(self) -> None:
         if self._process is not None:

@@ -14,7 +14,7 @@ pytest.importorskip("pysyncobj")
 pytest.importorskip("typer")
 pytest.importorskip("rich")
 
-from patroni_tools import PATIENCE_S, Cluster, PatroniMember, kill, needs_patroni
+from patroni_tools import PATIENCE_S, Cluster, PatroniMember, kill, needs_patroni, until
 
 from raftstore.adapters.pysyncobj.journal_file import meta_path
 
@@ -35,6 +35,7 @@ def test_members_move_one_by_one_and_back_while_the_others_go_on(cluster: Cluste
         member.start(on_raftstore=False)
     client = cluster.client()
     client.put("/first", "before all")
+    check_that_nothing_starts_beside_the_journal(cluster.members[0])
     with cluster.writing(client):
         for member in cluster.members:
             cluster.more()
@@ -55,6 +56,46 @@ def test_members_move_one_by_one_and_back_while_the_others_go_on(cluster: Cluste
         cluster.more()
     check(cluster)
     assert not any(member.store.exists() for member in cluster.members)
+
+
+def test_a_member_that_lost_its_disk_joins_anew(cluster: Cluster) -> None:
+    lost, *others = cluster.members
+    for member in cluster.members:
+        member.start()
+    client = cluster.client()
+    with cluster.writing(client):
+        cluster.more()
+    kill(lost)
+    shutil.rmtree(lost.store)
+    until(lambda: lost.address not in members_after(others, "-remove", lost.address), "it is removed")
+    lost.start()
+    until(lambda: lost.address in members_after(others), "it has added itself")
+    kill(others[0])  # Only with the member that joined there is a majority now.
+    client.put("/last", "with a member that joined anew")
+    found = cluster.client().values()
+    assert found.items() >= cluster.acknowledged.items()
+
+
+def members_after(asked: list[PatroniMember], *order: str) -> str:
+    """The status that the first of two members gives by PySyncObj's own command, after an `order` if any."""
+    first, second = asked
+    admin = [sys.executable, "-m", "pysyncobj.syncobj_admin", "-conn", first.address]
+    said = ""
+    for words in filter(None, [order, ("-status",)]):
+        done = subprocess.run([*admin, *words], capture_output=True, timeout=PATIENCE_S, check=False)
+        said = done.stdout.decode()
+    assert second.address in said, said
+    return said
+
+
+def check_that_nothing_starts_beside_the_journal(member: PatroniMember) -> None:
+    member.stop()
+    member.start()
+    assert member.wait() == 1
+    assert "of PySyncObj's own" in member.said()
+    assert "raftstore import-pysyncobj" in member.said()
+    assert not member.store.exists()
+    member.start(on_raftstore=False)
 
 
 def move(member: PatroniMember) -> None:
