@@ -344,3 +344,43 @@ def test_a_child_that_hangs_dies_even_if_nobody_is_left_to_kill_it(path: Path, t
         "1",
     ]
     assert subprocess.run(command, timeout=30, check=False).returncode == -signal.SIGALRM
+
+
+def rename_without_manifest(path: Path) -> str:
+    """Leave what a power cut may leave of an opening where names become durable in any order.
+
+    The manifest that CURRENT names is not there; what it was made from is. Returns its name.
+    """
+    before = path.with_name("before")
+    shutil.copytree(path, before)
+    stop_uncleanly(opened(path))
+    current = (path / "db" / "CURRENT").read_text()
+    shutil.rmtree(path)
+    before.rename(path)
+    (path / "db" / "CURRENT").write_text(current)
+    assert not (path / "db" / current.strip()).exists()
+    return current.strip()
+
+
+@pytest.mark.parametrize("cleanly", [True, False])
+def test_a_power_cut_that_kept_current_but_not_its_manifest_loses_nothing(path: Path, cleanly: bool) -> None:
+    backend = opened(path)
+    fill(backend, 30)
+    backend.close() if cleanly else stop_uncleanly(backend)
+    missing = rename_without_manifest(path)
+    assert not RocksdbBackend.examine(path, deep=True).damage
+    backend = opened(path)
+    assert backend.recovery.last.index == 29
+    assert any(missing in note for note in backend.recovery.notes)
+    backend.close()
+    with closing(opened(path)) as backend:
+        assert not any(missing in note for note in backend.recovery.notes)
+
+
+def test_a_manifest_that_is_gone_with_all_older_ones_is_corruption(path: Path) -> None:
+    backend = opened(path)
+    fill(backend, 30)
+    backend.close()
+    (path / "db" / (path / "db" / "CURRENT").read_text().strip()).unlink()
+    with pytest.raises(CorruptionError, match="MANIFEST"):
+        opened(path)

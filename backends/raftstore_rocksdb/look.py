@@ -17,6 +17,7 @@ import msgspec
 from raftstore.backend import Damage, Examination, Recovery
 from raftstore.entry import LogId
 from raftstore.errors import CorruptionError, RaftStoreError
+from raftstore_rocksdb.current import mend_current
 from raftstore_rocksdb.engine import Engine
 from raftstore_rocksdb.files import DB, data_is_missing, is_new, read_clean
 from raftstore_rocksdb.layout import KEY_INDEX_END, entry_key, key_index, unpack_entry
@@ -37,6 +38,7 @@ def look(path: Path, links: Path, *, deep: bool) -> Examination:
         damage = [] if is_new(path) else [Damage(data_is_missing(path))]
         return Examination(None if damage else Recovery(), stats_of(path, None, Shape()), 0, damage)
     _link(path / DB, links)
+    mend_current(links)
     try:
         engine = Engine.read_only(links)
     except (RaftStoreError, OSError) as error:

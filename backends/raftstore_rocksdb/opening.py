@@ -12,6 +12,7 @@ import msgspec
 from raftstore.backend import Recovery
 from raftstore.errors import CorruptionError
 from raftstore_rocksdb.child import LINKS_PREFIX, ChildFailedError, look_from_child
+from raftstore_rocksdb.current import mend_current
 from raftstore_rocksdb.engine import Engine
 from raftstore_rocksdb.failures import FULL
 from raftstore_rocksdb.files import (
@@ -55,8 +56,10 @@ def open_store(path: Path, room: Room, *, write_buffer_bytes: int, open_timeout_
         raise CorruptionError("a symbolic link among the store's files", file=link)
     if not (path / DB).is_dir():
         _create(path, write_buffer_bytes)
-    clean = read_clean(path)
-    notes: list[str] = [] if clean is not None else _look_first(path, open_timeout_s)
+    clean, mended = read_clean(path), mend_current(path / DB)
+    notes = [] if mended is None else [mended]
+    if clean is None:
+        notes += _look_first(path, open_timeout_s)
     kept = clean is None and keep_wal(path)
     bytes_read = _bytes_to_read(path / DB)
     engine = open_engine(path, room, write_buffer_bytes)
