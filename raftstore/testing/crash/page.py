@@ -1,6 +1,6 @@
 """Adds up reports of the crash tests and of bit rot, and writes the page about reliability.
 
-    python -m raftstore.testing.crash.page REPORT.json… --rot ROT.json… > docs/RELIABILITY.md
+    python -m raftstore.testing.crash.page REPORT.json… --rot ROT.json… --output docs/RELIABILITY.md
 
 What is not a number stands in `reliability.md` beside this file. Exit status 1 if a report tells of a promise
 that was broken, or of a planted bug that was not caught: then that stands on the page, too.
@@ -65,13 +65,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m raftstore.testing.crash.page", description=__doc__)
     parser.add_argument("reports", nargs="+", type=Path, help="written by `--report` of the crash tests")
     parser.add_argument("--rot", nargs="*", type=Path, default=[], help="what `--json` of bit rot printed")
+    parser.add_argument("--output", type=Path, help="where to write the page; default: print it")
     given = parser.parse_args()
     whole = Sum()
     for path in given.reports:
         whole.take(path)
     for path in given.rot:
         whole.take_rot(path)
-    print(page(whole), end="")
+    if given.output is None:
+        print(page(whole), end="")
+    else:
+        given.output.write_text(page(whole))
     return int(whole.has_failed)
 
 

@@ -22,6 +22,7 @@ def main() -> None:
     parser.add_argument("--plant", default=None, help="a bug to plant, by name")
     parser.add_argument("--keep", type=Path, default=None, help="where to keep the stores that failed")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--report", type=Path, default=None, help="write the JSON there, too")
     given = parser.parse_args()
     result = examine_rot(
         given.backend,
@@ -32,8 +33,11 @@ def main() -> None:
         plant=given.plant,
         keep=given.keep,
     )
+    written = msgspec.json.format(msgspec.json.encode(result)) + b"\n"
+    if given.report is not None:
+        given.report.write_bytes(written)
     if given.json:
-        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+        sys.stdout.buffer.write(written)
     else:
         _show(result)
     sys.exit(1 if result.bad else 0)
