@@ -14,6 +14,7 @@ COMMANDS: Final = {
     "inspect": "Show what a store holds.",
     "verify": "Check every checksum, index and term in a store.",
     "demo": "Kill the nodes of a Raft cluster while they write, and see that nothing is lost.",
+    "torture": "Kill a store on this disk at random times, and see that nothing acknowledged is lost.",
     "compare": "Measure every backend, strategy and flush policy on this disk.",
     "import-pysyncobj": "Move the journal of a PySyncObj node into a new store.",
     "export-pysyncobj": "Move the store of a PySyncObj node back into a journal of its own.",

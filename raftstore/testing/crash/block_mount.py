@@ -66,12 +66,15 @@ def _check_private() -> None:
         raise CannotMountError("there are no loop devices (/dev/loop-control)")
 
 
-def make(kind: FileSystem, image: Path) -> None:
-    """Write an empty file system of that kind into the file `image`. Raises `CannotMountError`."""
+def make(kind: FileSystem, image: Path, size: int = 0) -> None:
+    """Write an empty file system of that kind into the file `image`. Raises `CannotMountError`.
+
+    `size`: at least so many bytes.
+    """
     if shutil.which(_MKFS[kind][0]) is None:
         raise CannotMountError(f"there is no {_MKFS[kind][0]}: install {_PACKAGES[kind]}")
     with image.open("wb") as stream:
-        stream.truncate(_SIZES[kind])
+        stream.truncate(max(size, _SIZES[kind]))
     _command(*_MKFS[kind], str(image))
 
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import struct
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from raftstore.testing.crash.block_mount import FileSystem, make, mount, unmount
 
@@ -29,15 +29,17 @@ def cut_power(mounted_at: Path) -> None:
 class PowerDisk:
     """A file system in a file, mounted, whose power can be cut. A context: not mounted after it."""
 
-    def __init__(self, kind: FileSystem, scratch: Path) -> None:
-        """Make it below `scratch`. Raises `CannotMountError`."""
+    def __init__(self, kind: FileSystem, scratch: Path, size: int = 0) -> None:
+        """To be made below `scratch`, with at least `size` bytes."""
         self.kind: FileSystem = kind
         self.path = scratch / f"disk-{kind}"
         self._image = scratch / f"disk.{kind}"
+        self._size = size
         self._is_mounted = False
 
-    def __enter__(self) -> PowerDisk:
-        make(self.kind, self._image)
+    def __enter__(self) -> Self:
+        """Make and mount it. Raises `CannotMountError`."""
+        make(self.kind, self._image, self._size)
         self.path.mkdir(exist_ok=True)
         self.switch_on()
         return self
