@@ -80,6 +80,13 @@ class FrameIndex:
         other.firsts, other.offsets, other.sizes = self.firsts[:], self.offsets[:], self.sizes[:]
         return other
 
+    def span_of(self, index: int) -> Span | None:
+        """The frame that holds the entry; None only if `index` is below them all."""
+        position = bisect_right(self.firsts, index) - 1
+        if position < 0:
+            return None
+        return Span(self.offsets[position] << 3, self.sizes[position] << 3, index, index + 1)
+
     def spans(self, start: int, stop: int) -> list[Span]:
         """The first frames that hold [start, stop), ascending; none only if `start` is below them all."""
         begin = bisect_right(self.firsts, start) - 1

@@ -60,6 +60,8 @@ class Reader:
 
     def read(self, start: int, stop: int, bytes_max: int | None) -> list[Entry]:
         """As `DiskBackend.read`."""
+        if stop - start == 1:
+            return self._read_one(start)
         haul = Haul(bytes_max)
         while start < stop and not haul.full:
             segment, end = self._catalog.locate(start, stop)
@@ -69,6 +71,41 @@ class Reader:
                 self._catalog.let_go(segment)
             start = end
         return haul.entries
+
+    def _read_one(self, index: int) -> list[Entry]:
+        """As `read`, for one entry: without what only many need."""
+        segment, _ = self._catalog.locate(index, index + 1)
+        try:
+            span = self._span(segment, index)
+            if span.size > WHOLE_MAX:
+                return [self._entry(segment, span)]
+            haul = Haul(None)
+            self._read_whole(segment, [span], haul)
+            return haul.entries
+        finally:
+            self._catalog.let_go(segment)
+
+    def _span(self, segment: Segment, index: int) -> Span:
+        """The frame that holds the entry."""
+        with self._catalog.lock:
+            span = segment.tail.span_of(index)
+        span = span or load_base(self._files, self._catalog, segment).span_of(index)
+        if span is None:
+            self._damaged("no frame of the segment holds it", segment, Span(0, 0, index, index + 1))
+        return span
+
+    def _entry(self, segment: Segment, span: Span) -> Entry:
+        """The first entry that is wanted of a large frame."""
+        table, payload_at = self._large_table(segment, span)
+        index, shift = span.start, table.block_shift
+        start, stop = table.bounds(index)
+        begin = start >> shift << shift
+        end = min(-(-stop >> shift) << shift, table.total)
+        payload = read_all(self._files, segment.fd, end - begin, payload_at + begin) if end > begin else b""
+        self._check(segment, span, table, payload, begin)
+        if len(payload) < end - begin:
+            self._damaged("the file is too short", segment, span)
+        return Entry(table.term_of(index), index, payload[start - begin : stop - begin], table.kind_of(index))
 
     def _read_segment(self, segment: Segment, start: int, stop: int, haul: Haul) -> None:
         while start < stop and not haul.full:
@@ -167,8 +204,7 @@ class Reader:
         return table
 
     def _check(self, segment: Segment, span: Span, table: EntryTable, payload: bytes, at: int) -> None:
-        with memoryview(payload) as view:
-            bad = table.bad_block(view, at >> table.block_shift, segment.place.checksum)
+        bad = table.bad_block(payload, at >> table.block_shift, segment.place.checksum)
         if bad is not None:
             self._damaged(f"checksum of payload block {bad} does not match", segment, span)
 

@@ -63,27 +63,44 @@ class EntryTable:
             return self.first + limit // self.length
         return self.first + bisect_right(self.starts, limit) - 1
 
-    def bad_block(self, chunk: memoryview, first_block: int, checksum: Checksum) -> int | None:
+    def bounds(self, index: int) -> tuple[int, int]:
+        """Where in the payload the entry begins and ends."""
+        position, starts = index - self.first, self.starts
+        if starts is None:
+            return position * self.length, (position + 1) * self.length
+        return starts[position], starts[position + 1]
+
+    def bad_block(self, chunk: bytes | memoryview, first_block: int, checksum: Checksum) -> int | None:
         """The first block whose bytes are not what was written; `chunk` begins at `first_block`."""
         size = 1 << self.block_shift
-        for position, start in enumerate(range(0, len(chunk), size), first_block):
-            if checksum(chunk[start : start + size]) != self.checksums[position]:
-                return position
+        if 0 < len(chunk) <= size:
+            return None if checksum(chunk) == self.checksums[first_block] else first_block
+        with memoryview(chunk) as view:
+            for position, start in enumerate(range(0, len(view), size), first_block):
+                if checksum(view[start : start + size]) != self.checksums[position]:
+                    return position
         return None
 
     def entries(self, start: int, stop: int, chunk: bytes, chunk_at: int) -> list[Entry]:
         """The entries of [start, stop); `chunk` is the payload from its byte `chunk_at` on."""
-        if stop - start == 1 and len(self.runs) == 1:
-            data = chunk[self.start_of(start) - chunk_at : self.start_of(stop) - chunk_at]
-            return [Entry(self.runs[0].term, start, data, self._kind_of(start))]
+        if stop - start == 1:
+            begin, end = self.bounds(start)
+            data = chunk[begin - chunk_at : end - chunk_at]
+            return [Entry(self.term_of(start), start, data, self.kind_of(start))]
         datas = self._payloads(start, stop, chunk, chunk_at)
         kinds = self.kinds[start - self.first : stop - self.first] if self.kinds else repeat(self.kind)
         if len(self.runs) == 1:
             return list(map(Entry, repeat(self.runs[0].term), range(start, stop), datas, kinds))
         return list(map(Entry, self._terms(start, stop), range(start, stop), datas, kinds))
 
-    def _kind_of(self, index: int) -> int:
+    def kind_of(self, index: int) -> int:
         return self.kinds[index - self.first] if self.kinds else self.kind
+
+    def term_of(self, index: int) -> int:
+        runs = self.runs
+        if len(runs) == 1:
+            return runs[0].term
+        return runs[bisect_right(runs, index, key=_first_index) - 1].term
 
     def _payloads(self, start: int, stop: int, chunk: bytes, chunk_at: int) -> list[bytes]:
         if self.starts is None:
@@ -103,6 +120,10 @@ class EntryTable:
         for run, end in zip(self.runs, ends, strict=True):
             terms += [run.term] * (min(end, stop) - max(run.index, start))
         return terms
+
+
+def _first_index(run: LogId) -> int:
+    return run.index
 
 
 def decode_entries(table: bytes, payload_bytes: int) -> tuple[EntryTable, int]:
