@@ -8,6 +8,7 @@ import socket
 import struct
 import sys
 import time
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from pysyncobj.journal import FileJournal  # type: ignore[import-untyped,unused-
 
 import raftstore
 from raftstore.adapters.pysyncobj import RaftStoreJournal, StoreSyncObj, import_journal, importing
-from raftstore.adapters.pysyncobj.journal_file import read_entries
+from raftstore.adapters.pysyncobj.journal_file import read_entries, read_hard_state
 from raftstore.entry import Entry, HardState, LogId
 from raftstore.errors import (
     ConfigError,
@@ -254,7 +255,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "term goes down": (overwritten(21, 12, SIZE.pack(1)), r"entry 21 .*: its term is 1, after 2; .*0\.3\.16"),
     "no meta": (lambda path: meta(path).unlink(), r"\.meta is missing: .* vote twice"),
-    "empty meta": (lambda path: meta(path).write_bytes(b""), "cannot be read: EOFError"),
+    "empty meta": (lambda path: meta(path).write_bytes(b""), "term and vote cannot be read: ValueError"),
     "torn meta": (lambda path: os.truncate(meta(path), 20), "term and vote cannot be read"),
     "huge meta": (lambda path: os.truncate(meta(path), 2 << 20), "more than 1048576 bytes"),
     "list": (lambda path: meta(path).write_bytes(pickle.dumps([1], 2)), "it holds a list"),
@@ -321,6 +322,38 @@ def test_nothing_in_the_meta_file_is_run(
     with pytest.raises(CorruptionError, match=r"it names posix\.mkdir, and only plain values are read"):
         import_journal(journal, url)
     assert not (tmp_path / "evil").exists()
+
+
+def shared(depth: int) -> object:
+    """A value of few bytes as a pickle, and of 2 ** `depth` parts when it is written out."""
+    value: object = ()
+    for _ in range(depth):
+        value = (value, value)
+    return value
+
+
+BOMBS = {
+    "a place in the memo": b"\x80\x02}r\xff\xff\xff\x7f.",
+    "a place in the memo, as text": b"(dp2000000000\n.",
+    "bytes of a length": b"\x80\x04\x8e" + (1 << 33).to_bytes(8, "little") + b"x.",
+    "changing bytes of a length": b"\x80\x05\x96" + (1 << 33).to_bytes(8, "little") + b"x.",
+    "a vote that shares itself": pickle.dumps({"votedForNodeId": shared(60)}, 4),
+    "a term that shares itself": pickle.dumps({"currentTerm": shared(60)}, 4),
+    "a vote of many digits": pickle.dumps({"votedForNodeId": 10**9000}, 4),
+    "a term of many digits": pickle.dumps({"currentTerm": 10**9000}, 4),
+    "a deep vote": b"\x80\x02}U\x0evotedForNodeId" + b"]" * 20_000 + b"a" * 19_999 + b"s.",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_meta_file_takes_no_memory_and_no_time_by_what_it_says(journal: Path, name: str) -> None:
+    meta(journal).write_bytes(BOMBS[name])
+    tracemalloc.start()
+    with pytest.raises(CorruptionError, match="term and vote cannot be read"):
+        read_hard_state(journal, 1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 << 20
 
 
 @pytest.mark.parametrize(

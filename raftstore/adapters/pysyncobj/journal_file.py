@@ -8,13 +8,12 @@ unpickler that knows no classes and no functions, so that nothing in it can be c
 
 from __future__ import annotations
 
-import io
-import pickle
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Final
 
+from raftstore.adapters.pysyncobj import plain_pickle
 from raftstore.adapters.pysyncobj.node_ids import encode_id
 from raftstore.entry import INDEX_MAX, Entry, HardState
 from raftstore.errors import CorruptionError, FormatError
@@ -130,7 +129,7 @@ def _plain(file: Path) -> dict[Any, Any]:
     if len(data) > META_BYTES_MAX:
         raise _DamagedError(f"more than {META_BYTES_MAX} bytes")
     try:
-        meta = _PlainUnpickler(io.BytesIO(data)).load()
+        meta = plain_pickle.loads(data)
     except Exception as error:  # damaged bytes raise anything
         raise _DamagedError(f"{type(error).__name__}: {error}") from error
     if not isinstance(meta, dict):
@@ -143,10 +142,3 @@ def _number(meta: dict[Any, Any], key: str) -> int:
     if type(value) is not int or not 0 <= value <= INDEX_MAX:
         raise _DamagedError(f"{key} is {value!r}")
     return value
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Numbers, text and containers; whatever has to be looked up by name is refused."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"it names {module}.{name}, and only plain values are read")
