@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import os
 import socket
 import time
 from collections import Counter
@@ -398,6 +399,62 @@ def test_compaction_by_fork_harms_nothing(
     nodes.pop().destroy()
     nodes.append(StoreWords(addresses[0], [], settings, store=store(tmp_path / "raft", backend)))
     tick_until(nodes, lambda: nodes[0].words == expected)
+
+
+@pytest.fixture
+def disk_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What was synced, and what was put in the place of what, by path."""
+    calls: list[tuple[str, str]] = []
+    fsync, replace, rename = os.fsync, os.replace, os.rename
+
+    def note_sync(descriptor: int) -> None:
+        calls.append(("sync", str(Path(f"/proc/self/fd/{descriptor}").readlink())))
+        fsync(descriptor)
+
+    def note(call: Callable[..., None], source: Any, target: Any, **directories: Any) -> None:
+        calls.append(("replace", str(target)))
+        call(source, target, **directories)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "replace", functools.partial(note, replace))
+    monkeypatch.setattr(os, "rename", functools.partial(note, rename))
+    return calls
+
+
+def assert_durable_before_it_counts(calls: list[tuple[str, str]], temporary: Path, dump: Path) -> None:
+    replaced = calls.index(("replace", str(dump)))
+    assert ("sync", str(temporary)) in calls[:replaced]
+    assert ("sync", str(dump.parent)) in calls[replaced:]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc to see what is synced")
+@pytest.mark.parametrize("way", ["installed", "without a patch"])
+def test_a_dump_is_durable_before_it_replaces_the_one_before(
+    tmp_path: Path,
+    nodes: list[Any],
+    addresses: list[str],
+    installed: Callable[..., None],
+    disk_calls: list[tuple[str, str]],
+    way: str,
+) -> None:
+    """Else a power cut leaves an empty dump, and a log from which what it held is purged."""
+    dump = tmp_path / "dump"
+    if way == "installed":
+        installed()
+        settings = conf(fullDumpFile=str(dump), useFork=False, journalFile=str(tmp_path / "raft"))
+        nodes.append(Words(addresses[0], [], settings))
+    else:
+        settings = conf(fullDumpFile=str(dump), useFork=False)
+        nodes.append(StoreWords(addresses[0], [], settings, store=store(tmp_path / "raft")))
+    put_all(nodes, [str(number) for number in range(30)])
+    nodes[0].forceLogCompaction()
+    tick_until(nodes, lambda: len(journal_of(nodes[0]) or []) < 10)
+    assert_durable_before_it_counts(disk_calls, tmp_path / "dump.tmp", dump)
+    disk_calls.clear()
+    serializer = nodes[0]._SyncObj__serializer
+    assert not serializer.setTransmissionData((b"a dump from the leader", True, False))
+    assert serializer.setTransmissionData((b"", False, True))
+    assert_durable_before_it_counts(disk_calls, tmp_path / "dump.1.tmp", dump)
 
 
 class OwnJournalWords(Words):

@@ -1,4 +1,4 @@
-"""`install`: every journal of this process becomes a store, and PySyncObj's TCP transport waits for it."""
+"""`install`: every journal of this process becomes a store, PySyncObj waits for it, and for its dumps."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import msgspec
 
 from raftstore import config
 from raftstore.adapters.pysyncobj import library, wiring
+from raftstore.adapters.pysyncobj.dumps import replace_durably
 from raftstore.adapters.pysyncobj.journal import RaftStoreJournal
 from raftstore.errors import ConfigError
 from raftstore.log import RaftLog
@@ -50,7 +51,8 @@ def install(template: Template = "segmented://{path}", *, adopt: bool = False) -
 
 def _patch(template: Template, adopt: bool) -> Callable[[], None]:
     modules = (_pysyncobj, _pysyncobj.syncobj, _pysyncobj.journal)
-    transport = _pysyncobj.transport.TCPTransport
+    transport, serializer = _pysyncobj.transport.TCPTransport, _pysyncobj.serializer
+    replace = serializer.atomicReplace
     create, initialise, send = modules[0].createJournal, transport.__init__, transport.send
 
     def create_journal(journalFile: Any = None) -> Any:  # noqa: N803
@@ -69,10 +71,12 @@ def _patch(template: Template, adopt: bool) -> Callable[[], None]:
         for module in modules:
             module.createJournal = create
         transport.__init__, transport.send = initialise, send
+        serializer.atomicReplace = replace
 
     for module in modules:
         module.createJournal = create_journal
     transport.__init__, transport.send = init_transport, send_when_durable
+    serializer.atomicReplace = replace_durably
     return uninstall
 
 

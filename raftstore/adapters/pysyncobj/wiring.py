@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from raftstore.adapters.pysyncobj import library
+from raftstore.adapters.pysyncobj.dumps import DurableSerializer
 from raftstore.adapters.pysyncobj.journal import RaftStoreJournal, StoreSource
 from raftstore.errors import ConfigError
 
@@ -14,6 +15,7 @@ _SyncObj: Any = _pysyncobj.SyncObj
 _TCPTransport: Any = _pysyncobj.transport.TCPTransport
 
 _JOURNAL_ATTRIBUTE = "_SyncObj__raftLog"
+_SERIALIZER_ATTRIBUTE = "_SyncObj__serializer"
 
 
 def journal_of(sync_obj: Any) -> RaftStoreJournal | None:
@@ -64,6 +66,14 @@ class _JournalSlot:
         node.__dict__[_JOURNAL_ATTRIBUTE] = node.makeJournal()
 
 
+class _SerializerSlot:
+    """Set-only: the serializer that `SyncObj.__init__` puts here makes its dumps durable from then on."""
+
+    def __set__(self, node: StoreSyncObj, serializer: Any) -> None:
+        serializer.__class__ = DurableSerializer
+        node.__dict__[_SERIALIZER_ATTRIBUTE] = serializer
+
+
 class StoreSyncObj(_SyncObj):  # type: ignore[misc]
     """A `SyncObj` that keeps its journal in `store`, without any change to PySyncObj.
 
@@ -72,6 +82,7 @@ class StoreSyncObj(_SyncObj):  # type: ignore[misc]
     """
 
     _SyncObj__raftLog = _JournalSlot()
+    _SyncObj__serializer = _SerializerSlot()
 
     def __init__(
         self,
