@@ -85,6 +85,10 @@ class AsyncRaftLog:
         return self.log.last
 
     @property
+    def last_accepted(self) -> LogId:
+        return self.log.last_accepted
+
+    @property
     def is_empty(self) -> bool:
         return self.log.is_empty
 
@@ -172,8 +176,10 @@ class AsyncRaftLog:
     async def submit(self, entries: Sequence[Entry]) -> Receipt:
         return (await self._submit(operations.append(entries, self._limits)))[0]
 
-    async def submit_propose(self, term: int, payloads: Sequence[bytes], kind: int = 0) -> Receipt:
-        return (await self._submit(operations.propose(term, payloads, kind, self._limits)))[0]
+    async def submit_propose(
+        self, term: int, payloads: Sequence[bytes], kind: int = 0, *, start: int | None = None
+    ) -> Receipt:
+        return (await self._submit(operations.propose(term, payloads, kind, self._limits, start)))[0]
 
     async def submit_splice(self, prev: LogId, entries: Sequence[Entry]) -> Receipt:
         receipt, outcome = await self._submit(operations.splice(prev, entries, self._limits))

@@ -101,10 +101,19 @@ class RaftLog:
     def last(self) -> LogId:
         """The id of the last visible entry; the anchor if there is none. O(1).
 
-        Before it is compared for a vote, `flush`: under `DiskFirst` it leaves out what was accepted, and will
-        be acknowledged, but is not durable yet.
+        For a vote compare `last_accepted`: under `DiskFirst` this one leaves out what is not durable yet.
         """
         return self._shape.last
+
+    @property
+    def last_accepted(self) -> LogId:
+        """The id of the last *accepted* entry; the anchor if there is none. O(1).
+
+        What a voter compares with a candidate's log (Raft §5.4.1): whatever this node has acknowledged, or
+        will, lies at or before it. It is not lower than `last`, unless a truncation is on its way to disk.
+        """
+        self._session.check_process()
+        return self._pipeline.ledger.accepted.shape.last
 
     @property
     def is_empty(self) -> bool:
@@ -210,13 +219,16 @@ class RaftLog:
         """As `append`, but returns once accepted. The receipt completes when the entries are durable."""
         return self._submit(operations.append(entries, self._limits))[0]
 
-    def submit_propose(self, term: int, payloads: Sequence[bytes], kind: int = 0) -> Receipt:
+    def submit_propose(
+        self, term: int, payloads: Sequence[bytes], kind: int = 0, *, start: int | None = None
+    ) -> Receipt:
         """As `propose`, but returns once accepted, with the indexes in the receipt.
 
         If the disk has no room for it, the next proposal gets its indexes. A leader that sends entries before
-        they are durable numbers them itself and uses `submit`, which then raises `GapError`.
+        they are durable must not give an index twice in its term: it says with `start` which one it means,
+        and gets `GapError`, with nothing changed, if that is not the next one.
         """
-        return self._submit(operations.propose(term, payloads, kind, self._limits))[0]
+        return self._submit(operations.propose(term, payloads, kind, self._limits, start))[0]
 
     def submit_splice(self, prev: LogId, entries: Sequence[Entry]) -> Receipt:
         """As `splice`, but returns once accepted, with the outcome in `Receipt.splice`."""

@@ -63,7 +63,9 @@ def append(entries: Sequence[Entry], limits: Limits) -> Operation[LogId]:
     return Operation(decide, size, False)
 
 
-def propose(term: int, payloads: Sequence[bytes], kind: int, limits: Limits) -> Operation[range]:
+def propose(
+    term: int, payloads: Sequence[bytes], kind: int, limits: Limits, at: int | None = None
+) -> Operation[range]:
     data = list(payloads)
     size = _check_payloads(data, limits)
     _check_kind(kind)
@@ -74,6 +76,8 @@ def propose(term: int, payloads: Sequence[bytes], kind: int, limits: Limits) -> 
             current = max(accepted.hard_state.term, last.term)
             raise TermError(f"term {term} is below the current term {current}: this leader was deposed")
         start = last.index + 1
+        if at is not None and at != start:
+            raise GapError(f"index {at} is not the next one, which is {start}")
         indexes = range(start, start + len(data))
         if not data:
             return None, indexes

@@ -86,6 +86,31 @@ def test_every_member_answers_as_the_log_does(disk: MemoryDisk, strategy: Strate
     run_with(disk, strategy, body)
 
 
+def test_a_voter_sees_what_is_accepted_and_not_durable_yet(disk: MemoryDisk) -> None:
+    async def body(log: AsyncRaftLog) -> None:
+        with disk.gate.closed():
+            receipt = await log.submit_propose(1, [b"a"], start=1)
+            assert (log.last, log.last_accepted) == (NO_ENTRY, LogId(1, 1))
+            with pytest.raises(GapError):
+                await log.submit_propose(1, [b"b"], start=1)
+        await receipt
+        assert log.last == log.last_accepted == LogId(1, 1)
+
+    run_with(disk, DiskFirst(), body)
+
+
+def test_a_log_may_be_used_from_one_loop_after_another(disk: MemoryDisk) -> None:
+    with open_log(disk) as sync:
+        log = AsyncRaftLog(sync)
+        for _ in range(2):
+            asyncio.run(asyncio.wait_for(_propose(log), PATIENCE_S))
+        assert sync.last_index == 2
+
+
+async def _propose(log: AsyncRaftLog) -> None:
+    await log.propose(1, [b"x"])
+
+
 @both
 def test_errors_arrive_at_the_await(disk: MemoryDisk, strategy: Strategy) -> None:
     async def body(log: AsyncRaftLog) -> None:
@@ -229,6 +254,7 @@ def test_backpressure_reaches_the_task(disk: MemoryDisk) -> None:
             await log.append([entry(1, data=b"x" * 900)])
             with pytest.raises(BackpressureError):
                 await log.append([entry(2, data=b"x" * 900)])
+        await log.flush()
         await log.append([entry(2)])
 
     run_with(disk, MemFirst(), body, little_patience)

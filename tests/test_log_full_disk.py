@@ -80,6 +80,18 @@ def test_what_builds_on_a_refused_append_is_refused_too(disk: MemoryDisk) -> Non
     assert sorted(disk.state.entries) == [1, 2, 3, 4]
 
 
+def test_a_proposal_that_names_its_index_does_not_take_that_of_a_refused_one(disk: MemoryDisk) -> None:
+    with open_log(disk, DiskFirst()) as log:
+        log.append(span(1, 4))
+        disk.full = True
+        with pytest.raises(StoreFullError):
+            log.submit_propose(1, [b"sent to others already"], start=4).wait(PATIENCE_S)
+        disk.full = False
+        with pytest.raises(GapError):
+            log.submit_propose(1, [b"the next one"], start=5)
+        assert log.last_accepted == LogId(1, 3)
+
+
 def test_a_refused_conflict_leaves_the_old_entries(disk: MemoryDisk) -> None:
     with open_log(disk, DiskFirst()) as log:
         log.append(span(1, 7))

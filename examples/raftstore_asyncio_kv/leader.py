@@ -81,21 +81,19 @@ class Leadership:
         """Accept a command; the future gets its answer, or None if this leader will not know it.
 
         Followers are sent the entry while our own disk is still busy with it. So we must never give its index
-        to another entry of this term, even if our disk refuses this one. That is why we number the entries
-        ourselves and `submit` them: after a refusal the log raises `GapError` for the next one, where
-        `submit_propose` would use the index again.
+        to another entry of this term, even if our disk refuses this one. That is why we say where to `start`:
+        after a refusal the log raises `GapError`, where it would use the index again.
         """
-        entry = Entry(self.term, self._next_index, data, kind)
-        answer = asyncio.Future[Done | None]()
+        index, answer = self._next_index, asyncio.Future[Done | None]()
         try:
-            receipt = await self._log.submit([entry])
+            receipt = await self._log.submit_propose(self.term, [data], kind, start=index)
         except GapError:
             self.end()
             answer.set_result(None)
             return answer
         self._next_index += 1
-        self._undurable[entry.index] = entry
-        self._answers[entry.index] = answer
+        self._undurable[index] = Entry(self.term, index, data, kind)
+        self._answers[index] = answer
         self._group.create_task(self._settle(receipt))
         for follower in self._followers:
             follower.news.set()

@@ -172,8 +172,8 @@ class Node:
         """Vote, at most once in a term, and only for a log that holds everything we have acknowledged.
 
         What we took from the last leader may still be on its way to the disk, and its acknowledgement leaves
-        when it gets there. `flush` brings it there first, so that it counts in the comparison: under
-        `DiskFirst`, `last` shows what is durable. Ids compare as Raft compares logs (§5.4.1).
+        when it gets there. So it counts: we compare `last_accepted`, not `last`, which under `DiskFirst` is
+        what is durable. Ids compare as Raft compares logs (§5.4.1).
         """
         async with self._turn:
             state = self._log.hard_state
@@ -182,8 +182,7 @@ class Node:
             if ask.term > state.term:
                 self._step_down()
                 state = HardState(ask.term)
-            await self._log.flush()
-            granted = state.voted_for in (None, ask.candidate) and ask.last >= self._log.last
+            granted = state.voted_for in (None, ask.candidate) and ask.last >= self._log.last_accepted
             if granted:
                 state = HardState(ask.term, ask.candidate)
                 self._hear()

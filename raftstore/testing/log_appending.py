@@ -175,6 +175,25 @@ class AppendingPromises(LogPromises):
             log.submit_propose(1, [b"a"])
         assert log.next_index == 1
 
+    def test_a_proposal_that_names_its_index_gets_that_one_or_none(self, log: RaftLog) -> None:
+        assert log.submit_propose(1, [b"a", b"b"], start=1).last == 2
+        for start in (1, 2, 4):
+            with pytest.raises(GapError):
+                log.submit_propose(1, [b"c"], start=start)
+        assert log.next_index == 3
+        assert log.submit_propose(1, [b"c"], 5, start=3).first == 3
+        log.flush()
+        assert log.entries(1) == [Entry(1, 1, b"a"), Entry(1, 2, b"b"), Entry(1, 3, b"c", 5)]
+
+    def test_the_last_accepted_entry_is_known_at_once(self, log: RaftLog) -> None:
+        assert log.last_accepted == LogId(0, 0)
+        log.submit(run(1, [1, 2]))
+        assert log.last_accepted == LogId(2, 2)
+        log.truncate(2)
+        assert log.last_accepted == log.last == LogId(1, 1)
+        log.reset(LogId(3, 9))
+        assert log.last_accepted == LogId(3, 9)
+
     def test_an_entry_over_the_limit_is_refused_and_changes_nothing(self, log: RaftLog) -> None:
         too_much = b"x" * (log.config.limits.entry_bytes_max + 1)
         for call in (
