@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from typing import Any, Final, Literal
 
@@ -319,7 +319,7 @@ class FaultFs:
         return fault.damage
 
     @contextmanager
-    def _telling_full(self, kind: int) -> Iterator[None]:
+    def _telling_full(self, kind: int) -> Generator[None]:
         """Tell of the first call that finds no block."""
         try:
             yield

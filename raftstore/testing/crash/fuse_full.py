@@ -65,13 +65,13 @@ def fill(bench: Bench, mount: Mount, plan: Plan, blocks: int, *, looks_max: int 
 
 def _drive(plan: Plan, path: Path, events: Path) -> Told | str:
     command = [sys.executable, "-m", "raftstore.testing.crash.fuse_story", msgspec.json.encode(plan).decode()]
+    command += [str(path), str(events)]
     try:
-        done = subprocess.run(
-            [*command, str(path), str(events)], capture_output=True, check=False, timeout=TIMEOUT_S
-        )
-        return msgspec.json.decode(done.stdout, type=Told)
+        done = subprocess.run(command, capture_output=True, check=False, timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
         return "the process did not end"
+    try:
+        return msgspec.json.decode(done.stdout, type=Told)
     except msgspec.DecodeError:
         return f"the process ended with {done.returncode}: {done.stderr[-1500:].decode(errors='replace')}"
 

@@ -9,6 +9,7 @@ import importlib
 import os
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,5 +42,5 @@ def fuzz(name: str, arguments: list[str]) -> None:
         target = target_named(name, scratch)
         guard = Guard(scratch)
         guard.warm_up(target)
-        atheris.Setup([sys.argv[0], *arguments], lambda data: guard.run(target, data))
+        atheris.Setup([sys.argv[0], *arguments], partial(guard.run, target))
         atheris.Fuzz()

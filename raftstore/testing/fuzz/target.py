@@ -7,7 +7,7 @@ import sys
 import sysconfig
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -99,7 +99,7 @@ class Guard:
             raise WrongError(f"{time.monotonic() - begin:.1f} s for {len(data)} bytes of input")
 
     @contextmanager
-    def _watched(self) -> Iterator[None]:
+    def _watched(self) -> Generator[None]:
         self._watching, self._seen = True, None
         try:
             yield
@@ -111,7 +111,7 @@ class Guard:
             return
         if event in _FORBIDDEN:
             self._seen = f"{event}: {arguments!r:.200}"
-        elif event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
+        elif event == "open" and isinstance(arguments[0], str | bytes):
             path = os.fsdecode(arguments[0])
             if not path.startswith((self._scratch, *_INSTALLED)) and not path.endswith(_CODE):
                 self._seen = f"{path!r:.200} was opened"
