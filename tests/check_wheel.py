@@ -73,8 +73,10 @@ def check_with_all_extras(directory: Path, wheel: Path) -> None:
     run(python, "-c", USE, "segmented", "lmdb", "rocksdb", cwd=directory)
     command = python.with_name("raftstore")
     run(command, "--help", cwd=directory)
-    for name in ("demo", "compare", "inspect", "verify"):
+    for name in ("demo", "compare", "inspect", "verify", "import-pysyncobj", "export-pysyncobj"):
         run(command, name, "--help", cwd=directory)
+    for name in ("pysyncobj", "patroni", "asyncio"):
+        run(command, "demo", "--library", name, "--seconds", "1", "--kills", "0", cwd=directory)
     for name in ("segmented", "lmdb", "rocksdb"):
         run(command, "verify", directory / f"used-{name}", cwd=directory)
 

@@ -45,7 +45,7 @@ def compare(
     behind: Sequence[str] = (),
 ) -> Verdict:
     """Judge the state machines of the nodes, by name. Without any machine, everything is lost."""
-    first = next(iter(machines.values())) if machines else []
+    first = next(iter(machines.values()), ())
     everything = [line for machine in machines.values() for line in machine]
     altered = {line.id for line in everything if sent.get(line.id, line.text) != line.text}
     repeated = {number for machine in machines.values() for number in _repeated(machine)}
