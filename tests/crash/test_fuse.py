@@ -17,8 +17,9 @@ import pytest
 from raftstore.testing.crash import fuse, fuse_full
 from raftstore.testing.crash.bench import Bench
 from raftstore.testing.crash.faults import ALLOCATE, OPEN, RENAME, SYNC, UNLINK, WRITE
+from raftstore.testing.crash.fuse_diary import FILLER, FuseFault, Order
 from raftstore.testing.crash.fuse_disk import FaultyDisk
-from raftstore.testing.crash.fuse_fs import FILLER, FaultFs, FuseFault, Order
+from raftstore.testing.crash.fuse_fs import FaultFs
 from raftstore.testing.crash.fuse_mount import CannotMountError, Mount, check_can_mount
 from raftstore.testing.crash.image import left_by
 from raftstore.testing.crash.method import Round

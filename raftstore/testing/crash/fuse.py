@@ -17,8 +17,8 @@ import msgspec
 from raftstore.testing.crash.bench import Bench
 from raftstore.testing.crash.events import Kind
 from raftstore.testing.crash.faults import ALLOCATE, MKDIR, OPEN, RENAME, SYNC, TRUNCATE, UNLINK, WRITE
+from raftstore.testing.crash.fuse_diary import FuseFault
 from raftstore.testing.crash.fuse_disk import FaultyDisk
-from raftstore.testing.crash.fuse_fs import FuseFault
 from raftstore.testing.crash.fuse_mount import CannotMountError, Mount, check_can_mount
 from raftstore.testing.crash.image import left_by
 from raftstore.testing.crash.method import Round

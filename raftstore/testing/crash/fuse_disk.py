@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from raftstore.testing.crash.disk import Disk
-from raftstore.testing.crash.fuse_fs import KEPT
+from raftstore.testing.crash.fuse_diary import KEPT
 from raftstore.testing.crash.record import Op, Record
 
 

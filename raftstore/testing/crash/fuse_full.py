@@ -16,8 +16,8 @@ import msgspec
 from raftstore.testing.crash.bench import Bench
 from raftstore.testing.crash.changes import Change
 from raftstore.testing.crash.events import Kind, decode
+from raftstore.testing.crash.fuse_diary import FuseFault
 from raftstore.testing.crash.fuse_disk import FaultyDisk
-from raftstore.testing.crash.fuse_fs import FuseFault
 from raftstore.testing.crash.fuse_mount import Mount
 from raftstore.testing.crash.fuse_story import Told
 from raftstore.testing.crash.image import Image, left_by

@@ -16,7 +16,7 @@ from typing import Final, Self
 
 import msgspec
 
-from raftstore.testing.crash.fuse_fs import FuseFault, Order
+from raftstore.testing.crash.fuse_diary import FuseFault, Order
 from raftstore.testing.crash.record import Record
 
 DEVICE: Final = Path("/dev/fuse")

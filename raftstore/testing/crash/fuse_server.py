@@ -17,7 +17,8 @@ from typing import Any
 
 import msgspec
 
-from raftstore.testing.crash.fuse_fs import FaultFs, Order
+from raftstore.testing.crash.fuse_diary import Order
+from raftstore.testing.crash.fuse_fs import FaultFs
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from raftstore.errors import BackpressureError, RaftStoreError, StoreFullError
 from raftstore.log import RaftLog
 from raftstore.log import open as open_log
 from raftstore.testing.crash.events import Kind, Reporter
-from raftstore.testing.crash.fuse_fs import FILLER
+from raftstore.testing.crash.fuse_diary import FILLER
 from raftstore.testing.crash.plan import Plan
 from raftstore.testing.crash.plants import plant
 from raftstore.testing.crash.workload import META_KEYS, digest
