@@ -181,8 +181,7 @@ def _served(scratch: Path, image: Path, events: Path, record: Path) -> Generator
             raise CannotMountError(f"the file system of the recorder ended with {server.wait(READY_S)}")
         yield place / DISK
     finally:
-        if place.is_mount():
-            unmount(place)
+        unmount(place)
         server.stdin.close()
         server.wait(READY_S)
         server.stdout.close()

@@ -32,6 +32,7 @@ _PACKAGES: Final[dict[FileSystem, str]] = {"ext4": "e2fsprogs", "xfs": "xfsprogs
 _OPTIONS: Final[dict[FileSystem, str]] = {"ext4": "loop", "xfs": "loop,nouuid"}
 _NEW_MOUNTS: Final = 0x00020000
 """The flag CLONE_NEWNS of `unshare`."""
+_MOUNTS: Final = Path("/proc/self/mountinfo")
 COMMAND_S: Final = 60.0
 BUSY_S: Final = 10.0
 """How long `unmount` waits for those who still have a file open there."""
@@ -83,25 +84,40 @@ def mount(kind: FileSystem, image: Path, place: Path) -> None:
     _command("mount", "-t", kind, "-o", _OPTIONS[kind], str(image), str(place))
 
 
+def is_mounted(place: Path) -> bool:
+    """Whether something is mounted there, which a file system that went down does not deny."""
+    name = str(place).replace("\\", "\\134").replace(" ", "\\040").replace("\t", "\\011")
+    return any(line.split(" ")[4] == name for line in _MOUNTS.read_text().splitlines())
+
+
 def unmount(place: Path) -> None:
-    """Undo `mount`, when the last file there is closed. Raises `CannotMountError` after `BUSY_S`."""
+    """Undo `mount`, if that was done, when the last file there is closed. An interrupt waits for that.
+
+    Raises `CannotMountError` after `BUSY_S`.
+    """
+    try:
+        _unmount(place)
+    except KeyboardInterrupt:
+        _unmount(place)
+        raise
+
+
+def _unmount(place: Path) -> None:
     end = time.monotonic() + BUSY_S
-    while True:
+    while is_mounted(place):
         try:
             _command("umount", str(place))
         except CannotMountError:
             if time.monotonic() > end:
                 raise
             time.sleep(0.02)
-        else:
-            return
 
 
 @contextmanager
 def mounted(kind: FileSystem, image: Path, place: Path) -> Generator[Path]:
     """Mounted inside the block, and not after it, whatever happened."""
-    mount(kind, image, place)
     try:
+        mount(kind, image, place)
         yield place
     finally:
         unmount(place)

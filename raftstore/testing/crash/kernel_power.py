@@ -35,13 +35,16 @@ class PowerDisk:
         self.path = scratch / f"disk-{kind}"
         self._image = scratch / f"disk.{kind}"
         self._size = size
-        self._is_mounted = False
 
     def __enter__(self) -> Self:
         """Make and mount it. Raises `CannotMountError`."""
-        make(self.kind, self._image, self._size)
-        self.path.mkdir(exist_ok=True)
-        self.switch_on()
+        try:
+            make(self.kind, self._image, self._size)
+            self.path.mkdir(exist_ok=True)
+            self.switch_on()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -65,10 +68,7 @@ class PowerDisk:
     def switch_on(self) -> None:
         """Mount it: the file system recovers by its journal."""
         mount(self.kind, self._image, self.path)
-        self._is_mounted = True
 
     def switch_off(self) -> None:
         """Unmount it; after `cut` nothing more is written."""
-        if self._is_mounted:
-            unmount(self.path)
-            self._is_mounted = False
+        unmount(self.path)

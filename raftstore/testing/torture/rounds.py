@@ -52,7 +52,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 def torture(settings: Settings, tell: Tell) -> Tally:
     """Crash one store after the other, and look what is left of each. `tell` hears of the tally so far.
 
-    Every second store has the user's own options; the others have small files, so that these rotate.
+    Every second store has the user's own options; the others have small files, which rotate.
     """
     with Bench(None, settings.path) as bench, ExitStack() as stack:
         bench.deadline = time.monotonic() + settings.seconds
@@ -65,7 +65,7 @@ def torture(settings: Settings, tell: Tell) -> Tally:
             if disks and number % 4 >= 2:
                 cut_repeatedly(bench, random, disks[number // 4 % len(disks)], plan)
             else:
-                kills.kill_repeatedly(plan, random, times=KILLS_A_STORE if number % 2 else 1)
+                kills.kill_repeatedly(plan, random, times=1 if number % 2 else KILLS_A_STORE)
             number += 1
             bench.tally.did("stores")
             tell(bench.tally)
@@ -75,7 +75,7 @@ def torture(settings: Settings, tell: Tell) -> Tally:
 def plan_of(settings: Settings, number: int) -> Plan:
     """The `number`th workload."""
     store, random = settings.store, Random(f"plan {settings.seed}/{number}")
-    if number % 2:
+    if number % 2 == 0:
         small = {store.backend: {**store.backends.get(store.backend, {}), **_small(store.backend)}}
         store = msgspec.structs.replace(store, backends={**store.backends, **small})
     return Plan(
