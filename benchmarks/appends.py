@@ -19,8 +19,8 @@ SLICE_S: Final = 0.2
 LONG_SLICE_S: Final = 1.0
 """For writes of 64 KiB: several segments a slice, so that preparing them is in the measurement."""
 BIG_WRITE_BYTES: Final = 32 << 10
-ROUNDS: Final = 20
-LONG_ROUNDS: Final = 8
+ROUNDS: Final = 40
+LONG_ROUNDS: Final = 12
 GROUP_ENTRY_BYTES: Final = 256
 
 Work = Callable[[RaftLog, float], float]
@@ -63,6 +63,7 @@ def beside_limit(bench: Bench, batch: int, size: int, work: Work, *, threads: bo
     ours: list[float] = []
     bare: list[float] = []
     native: list[float] = []
+    python: list[float] = []
     with bench.new_log() as log:
         work(log, SLICE_S)  # The first segments are small, and everything is cold.
         for _ in range(bench.rounds(rounds)):
@@ -71,17 +72,26 @@ def beside_limit(bench: Bench, batch: int, size: int, work: Work, *, threads: bo
             ours.append(work(log, seconds))
             wait_quiet(log)
             bare.append((before + bench.limit.batch(batch, size, seconds / 4)) / 2)
+            bench.python_limit.batch(batch, size, seconds / 16)  # As the limit program warms up.
+            python.append(bench.python_limit.batch(batch, size, seconds / 4))
             if threads and (rate := bench.limit.threads(batch, size, seconds / 4)):
                 native.append(rate)
-    beside = _microseconds(ours, bare, batch)
+    beside = _microseconds(ours, bare, python, batch)
     if native:
         beside["C, a thread a proposer"] = median(n / b for n, b in zip(native, bare, strict=True))
     return Outcome([our / limit for our, limit in zip(ours, bare, strict=True)], beside)
 
 
-def _microseconds(ours: list[float], bare: list[float], batch: int) -> dict[str, float | str]:
-    limit_us, our_us = (1e6 * batch / median(rates) for rates in (bare, ours))
-    return {"limit, µs a write": limit_us, "ours, µs a write": our_us, "added, µs": our_us - limit_us}
+def _microseconds(
+    ours: list[float], bare: list[float], python: list[float], batch: int
+) -> dict[str, float | str]:
+    limit_us, python_us, our_us = (1e6 * batch / median(rates) for rates in (bare, python, ours))
+    return {
+        "limit, µs a write": limit_us,
+        "the same loop in Python": python_us,
+        "ours": our_us,
+        "added, µs": our_us - limit_us,
+    }
 
 
 async def propose_in_tasks(log: AsyncRaftLog, count: int, seconds: float) -> float:

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Final
 
 import raftstore
-from benchmarks.native import open_limit
+from benchmarks.native import PythonLimit, open_limit
 from raftstore.compare.payloads import Payloads
 
 TERM: Final = 1
@@ -30,6 +30,7 @@ class Bench:
         self._home = directory / "raftstore-benchmarks"
         self._home.mkdir()
         self.limit, self.limit_kind = open_limit(self._home)
+        self.python_limit = PythonLimit(self._home)
         self._count = 0
         self._million: Path | None = None
 
@@ -40,6 +41,7 @@ class Bench:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.limit.close()
+        self.python_limit.close()
         shutil.rmtree(self._home)
 
     def rounds(self, count: int) -> int:

@@ -102,7 +102,7 @@ class Limit(Protocol):
 
 
 class PythonLimit:
-    """Stands in where no compiler is: the bare loop of `raftstore compare`."""
+    """The bare loop of `raftstore compare`: the limit as Python has it. Stands in without a compiler."""
 
     def __init__(self, directory: Path) -> None:
         self._bare = BareDisk(directory)
@@ -122,5 +122,6 @@ def open_limit(directory: Path) -> tuple[Limit, str]:
     try:
         program = compile_program("limit.c", directory, ["-pthread"], needs="gcc or clang")
     except UnavailableError as reason:
-        return PythonLimit(directory), f"a loop in Python ({reason})"
+        (directory / "python").mkdir()
+        return PythonLimit(directory / "python"), f"a loop in Python ({reason})"
     return Native(program, str(directory / "limit.file")), "C (benchmarks/native/limit.c)"

@@ -25,7 +25,7 @@ from benchmarks.result import Outcome
 from raftstore.demo.cluster import free_ports
 
 NODES: Final = 3
-ROUNDS: Final = 12
+ROUNDS: Final = 20
 COMMANDS: Final = {64: 20_000, 1024: 10_000}
 TRACED_COMMANDS: Final = 2_000
 READY_S: Final = 60.0

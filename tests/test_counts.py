@@ -190,19 +190,6 @@ def test_an_appended_entry_is_an_object_its_payload_and_its_index(tmp_path: Path
     assert bytes_each <= ENTRY_BYTES_MAX
 
 
-@SEGMENTED
-def test_an_entry_that_is_read_from_disk_into_the_cache_is_no_larger(tmp_path: Path) -> None:
-    with new_log(tmp_path) as log:
-        append_distinct(log)
-    with new_log(tmp_path) as log:
-        blocks, bytes_each = growth(lambda: list(log.scan()))
-        misses = log.status().cache_misses
-        assert len(log.entries(log.first_index)) == BATCHES * BATCH
-        assert log.status().cache_misses == misses  # they are in the cache
-    assert blocks <= 3.3
-    assert bytes_each <= ENTRY_BYTES_MAX
-
-
 def append_distinct(log: raftstore.RaftLog) -> None:
     for number in range(BATCHES):
         log.propose(1, [b"%0*d" % (PAYLOAD_BYTES, number * BATCH + i) for i in range(BATCH)])

@@ -1,6 +1,7 @@
 /* What the programs here share: they take orders on stdin, one line each, and answer with one line.
 
-       batch COUNT SIZE NS      durable writes of COUNT entries of SIZE bytes, for NS nanoseconds
+       batch COUNT SIZE NS      durable writes of COUNT entries of SIZE bytes, for NS nanoseconds, after a
+                                quarter of that which does not count: a disk that was idle is slow at first
        threads COUNT SIZE NS    COUNT threads, each making its own entry of SIZE bytes durable (limit only)
 
    The answer is "ENTRIES NS": how many entries became durable, and in how much time. The first line of all is
@@ -45,6 +46,8 @@ static unsigned char *random_bytes(size_t size) {
 typedef void write_fn(long count, long size);
 
 static void run_batch(write_fn *write_one, long count, long size, int64_t ns) {
+    int64_t warm = now_ns() + ns / 4;
+    while (now_ns() < warm) write_one(count, size);
     int64_t begin = now_ns(), end = begin, writes = 0;
     while (writes < WRITES_MIN || end - begin < ns) {
         write_one(count, size);

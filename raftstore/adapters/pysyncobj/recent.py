@@ -51,7 +51,7 @@ class Recent:
         del self._entries[at:]
 
     def _keep_newest(self) -> None:
-        """Drop the older half, by count, or more where that leaves too many; all, if what is left is too large."""
+        """Drop the older half, by count, or more where that is too many; all, if the rest is too large."""
         drop = max(len(self._entries) // 2, len(self._entries) - RECENT_MAX)
         self._first += drop
         del self._entries[:drop]
