@@ -457,6 +457,32 @@ def test_a_dump_is_durable_before_it_replaces_the_one_before(
     assert_durable_before_it_counts(disk_calls, tmp_path / "dump.1.tmp", dump)
 
 
+@PYSYNCOBJ_FORKS_WITH_THREADS
+@pytest.mark.parametrize("way", ["installed", "without a patch"])
+def test_a_node_without_a_dump_file_of_its_own_keeps_what_compaction_took_from_its_log(
+    tmp_path: Path, nodes: list[Any], addresses: list[str], installed: Callable[..., None], way: str
+) -> None:
+    """PySyncObj's dump is in memory then, and the journal is purged all the same."""
+    if way == "installed":
+        installed()
+    shared = conf() if way == "without a patch" else conf(journalFile=str(tmp_path / "raft"))
+
+    def make() -> Any:
+        if way == "installed":
+            return Words(addresses[0], [], shared)
+        return StoreWords(addresses[0], [], shared, store=store(tmp_path / "raft"))
+
+    nodes.append(make())
+    words = put_all(nodes, [str(number) for number in range(30)])
+    nodes[0].forceLogCompaction()
+    tick_until(nodes, lambda: len(journal_of(nodes[0]) or []) < 10)
+    nodes.pop().destroy()
+    nodes.append(make())
+    tick_until(nodes, lambda: nodes[0].words == words)
+    assert shared.fullDumpFile is None
+    assert (tmp_path / "raft.dump").is_file()
+
+
 class OwnJournalWords(Words):
     """On PySyncObj's own journal, for comparison."""
 

@@ -4,18 +4,25 @@ PySyncObj writes a dump (its own, or one that the leader sent) to a temporary fi
 before, and drops from the journal what it covers. It syncs nothing. With a journal that is durable, a power
 cut then leaves an empty dump beside a log without its beginning: what was acknowledged is gone. Here the dump
 is durable before its name, and its name before anything is purged.
+
+Without `fullDumpFile` PySyncObj keeps its dumps in memory, and all the same drops from the journal what they
+cover: after five minutes a restart finds neither. So a node on a store always has a file for them.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import Any, Final
 
 from raftstore.adapters.pysyncobj import library
 
 _serializer: Any = library.load().serializer
+
+CONF: Final = "_SyncObj__conf"
+_FILE: Final = "_Serializer__fileName"
 
 
 def replace_durably(temporary: str, name: str) -> None:
@@ -46,3 +53,14 @@ class DurableSerializer(_serializer.Serializer):  # type: ignore[misc]  # PySync
 
     serialize = _durable(_serializer.Serializer.serialize)
     setTransmissionData = _durable(_serializer.Serializer.setTransmissionData)  # noqa: N815
+
+
+def keep_in_a_file(node: Any, serializer: Any, store: Path) -> None:
+    """Let `node` keep its dumps beside its store, in `STORE.dump`, if its conf names no file for them.
+
+    To be called before its first tick. The conf may be shared with other nodes; it is left as it is.
+    """
+    conf = node.__dict__[CONF]
+    if conf.fullDumpFile is None:
+        conf = node.__dict__[CONF] = copy.copy(conf)
+        conf.fullDumpFile = serializer.__dict__[_FILE] = str(store.with_name(f"{store.name}.dump"))

@@ -37,6 +37,9 @@ def install(template: Template = "segmented://{path}", *, adopt: bool = False) -
     program that only knows a file name, as Patroni does, needs no change. Without `journalFile` a journal
     stays in memory. A store that another node used is refused, unless `adopt` (nodes change their addresses).
 
+    Without `fullDumpFile`, dumps are in `STORE.dump`, beside the store: PySyncObj would keep them in memory,
+    and drop from the journal what they cover.
+
     Call it once, before the first `SyncObj`; a second call replaces the template. Returns a function that
     undoes it. Raises `ConfigError` for a template that is wrong, or if a `SyncObj` exists already.
     """

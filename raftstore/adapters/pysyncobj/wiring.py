@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from raftstore.adapters.pysyncobj import library
-from raftstore.adapters.pysyncobj.dumps import DurableSerializer
+from raftstore.adapters.pysyncobj.dumps import DurableSerializer, keep_in_a_file
 from raftstore.adapters.pysyncobj.journal import RaftStoreJournal, StoreSource
 from raftstore.errors import ConfigError
 
@@ -29,6 +29,7 @@ def attach(sync_obj: Any, self_node: Any) -> None:
     journal = journal_of(sync_obj)
     if journal is not None and self_node is not None:
         journal.attach(self_node.id)
+        keep_in_a_file(sync_obj, sync_obj.__dict__[_SERIALIZER_ATTRIBUTE], journal.log.config.path)
 
 
 def wait_until_durable(sync_obj: Any, message: Any) -> None:
@@ -67,17 +68,21 @@ class _JournalSlot:
 
 
 class _SerializerSlot:
-    """Set-only: the serializer that `SyncObj.__init__` puts here makes its dumps durable from then on."""
+    """Set-only: the serializer that `SyncObj.__init__` puts here makes durable dumps from then on."""
 
     def __set__(self, node: StoreSyncObj, serializer: Any) -> None:
         serializer.__class__ = DurableSerializer
         node.__dict__[_SERIALIZER_ATTRIBUTE] = serializer
+        journal = journal_of(node)
+        if journal is not None:
+            keep_in_a_file(node, serializer, journal.log.config.path)
 
 
 class StoreSyncObj(_SyncObj):  # type: ignore[misc]
     """A `SyncObj` that keeps its journal in `store`, without any change to PySyncObj.
 
-    Takes what `SyncObj` takes. Leave `journalFile` out of `conf`. A `transportClass` of your own should have
+    Takes what `SyncObj` takes. Leave `journalFile` out of `conf`; without `fullDumpFile` in it, dumps are in
+    `STORE.dump`, beside the store. A `transportClass` of your own should have
     `DurableTransportMixin` before it; without, every single entry is made durable by itself, which is slow.
     """
 
