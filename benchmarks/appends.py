@@ -44,7 +44,12 @@ def asyncio_proposers(count: int) -> Callable[[Bench], Outcome]:
     def work(log: RaftLog, seconds: float) -> float:
         return asyncio.run(propose_in_tasks(AsyncRaftLog(log), count, seconds))
 
-    return lambda bench: beside_limit(bench, count, GROUP_ENTRY_BYTES, work)
+    def run(bench: Bench) -> Outcome:
+        done = beside_limit(bench, count, GROUP_ENTRY_BYTES, work)
+        alone_us = 1e6 * count / asyncio.run(_asyncio_alone(count, SLICE_S))
+        return Outcome(done.values, {**done.beside, f"asyncio alone, µs for all {count}": alone_us})
+
+    return run
 
 
 def thread_proposers(count: int) -> Callable[[Bench], Outcome]:
@@ -103,6 +108,33 @@ async def propose_in_tasks(log: AsyncRaftLog, count: int, seconds: float) -> flo
         payloads, calls = Payloads(GROUP_ENTRY_BYTES, 1), 0
         while perf_counter() < end:
             await log.propose(TERM, payloads.take())
+            calls += 1
+        return calls
+
+    done = await asyncio.gather(*(proposer() for _ in range(count)))
+    return sum(done) / (perf_counter() - started)
+
+
+async def _asyncio_alone(count: int, seconds: float) -> float:
+    """Proposals a second if a log cost nothing: tasks that wait until all of them wait, and are woken."""
+    loop, waiting = asyncio.get_running_loop(), list[asyncio.Future[None]]()
+    started = perf_counter()
+    end = started + seconds
+
+    def release() -> None:
+        group = waiting.copy()
+        waiting.clear()
+        for future in group:
+            future.set_result(None)
+
+    async def proposer() -> int:
+        calls = 0
+        while perf_counter() < end:
+            future = loop.create_future()
+            if not waiting:
+                loop.call_soon(release)
+            waiting.append(future)
+            await future
             calls += 1
         return calls
 

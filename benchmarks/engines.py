@@ -50,6 +50,7 @@ def _beside(bench: Bench, engine: str, batch: int) -> Outcome:
         "C, µs a write": 1e6 * batch / median(native),
         "the binding in a loop in Python": bare_us,
         "ours": 1e6 * batch / median(ours),
+        "added, µs": 1e6 * batch * (1 / median(ours) - 1 / median(native)),
     }
     return Outcome([our / c for our, c in zip(ours, native, strict=True)], {**calls_us, **versions})
 
