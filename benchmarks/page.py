@@ -85,9 +85,7 @@ def _needed(row: Row, result: Result) -> str:
     if not isinstance(added, float) or row.target.bound >= 1:
         return ""
     needed = added * row.target.bound / (1 - row.target.bound)
-    return (
-        f"With the {added:.0f} µs that we add it would be met where the limit takes {needed:.0f} µs a write."
-    )
+    return f"With the {added:.0f} µs we add it would be met where the limit takes {needed:.0f} µs a write."
 
 
 def _details(measured: Measured) -> list[str]:

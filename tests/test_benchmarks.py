@@ -130,7 +130,7 @@ def test_a_reason_stands_under_a_missed_row_and_not_under_one_that_is_met() -> N
         ("monday", [result(missed.name, 0.5, bound=0.95, **{"added, µs": 10.0}), result(met.name, 2.0)])
     )
     text = page.make_page(found, {missed.name: "Physics.", met.name: "Luck."})
-    assert "Physics. With the 10 µs that we add it would be met where the limit takes 190 µs a write." in text
+    assert "Physics. With the 10 µs we add it would be met where the limit takes 190 µs a write." in text
     assert "Luck." not in text
 
 
