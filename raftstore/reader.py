@@ -96,20 +96,24 @@ class Reader:
                 if cached is not None:
                     self._pipeline.meter.cache_hits += 1
                     return cached[: end - start]
-                limit = min(end, window.first)
-            part = self._load(start, limit, bytes_max)
+                limit, generation = min(end, window.first), self._view.generation
+            part = self._load(start, limit, bytes_max, generation)
             if part is not None:
                 return part[: limit - start]
 
-    def _load(self, start: int, stop: int, bytes_max: int | None) -> list[Entry] | None:
-        """[start, stop) from disk, maybe less or more; None if a write took some of it away meanwhile."""
+    def _load(self, start: int, stop: int, bytes_max: int | None, generation: int) -> list[Entry] | None:
+        """[start, stop) from disk, maybe less or more; None if it has to be asked for anew.
+
+        That is so when a write took some of it away since the view had this `generation`.
+        """
         failure: Exception | None = None
         part: list[Entry] = []
         with self._pipeline.lock:
             if self._closed:
                 raise StoreClosedError("the log is closed")
             view = self._view
-            generation = view.generation
+            if view.generation != generation:
+                return None
             size = READ_MAX if bytes_max is None else min(bytes_max, READ_MAX)
             if start == self._run_end and self._ahead_max:
                 self._ahead = min(max(self._ahead * 2, AHEAD_MIN), self._ahead_max)

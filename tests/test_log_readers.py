@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from raftstore.entry import HardState, LogId
+from raftstore.errors import PurgedError
 from raftstore.policy import Batch, Immediate
+from raftstore.reader import Reader
 from raftstore.strategy import DiskFirst, MemFirst, Strategy
 from raftstore.testing.memory import MemoryBackend, MemoryDisk
 from raftstore.testing.open_log import open_log
@@ -157,6 +159,32 @@ def test_a_truncation_between_a_read_and_its_caching_leaves_nothing_stale(
         log.entries(5, 20)
         assert replaced
         assert log.entries(1) == span(1, 11) + run(11, [2] * 12)
+
+
+@pytest.mark.parametrize("call", ["truncate", "purge"])
+def test_what_is_taken_away_just_before_the_disk_is_asked_is_not_called_damage(
+    disk: MemoryDisk, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    with open_log(disk, DiskFirst()) as log:
+        log.append(span(1, 41))
+    original = Reader._load
+    taken_away: list[bool] = []
+
+    def after_a_write(*args: Any) -> Any:
+        if not taken_away:
+            taken_away.append(True)
+            log.truncate(10) if call == "truncate" else log.purge(20)
+        return original(*args)
+
+    monkeypatch.setattr(Reader, "_load", after_a_write)
+    with open_log(disk, DiskFirst()) as log:
+        if call == "truncate":
+            assert log.entries(12, 20) == []
+            assert log.entry(9) == entry(9)
+        else:
+            with pytest.raises(PurgedError):
+                log.entries(12, 20)
+        assert taken_away
 
 
 def test_a_slow_read_beside_a_purge_gives_the_entries_or_says_that_they_are_purged(disk: MemoryDisk) -> None:
