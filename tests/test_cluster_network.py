@@ -64,7 +64,7 @@ def test_a_cut_has_a_direction_and_spares_the_others_until_it_is_healed(network:
 
 
 def test_no_namespace_is_left(network: Network) -> None:
-    mine = {network.prefix(name)[3] for name in NAMES}
+    mine = {network.namespace(name) for name in NAMES}
     assert mine <= namespaces()
     network.__exit__(None, None, None)
     assert not mine & namespaces()
@@ -74,7 +74,7 @@ _HOLD = """
 import sys, time
 from raftstore.testing.cluster.network import Network
 with Network(["n1"]) as network:
-    print(network.prefix("n1")[3], flush=True)
+    print(network.namespace("n1"), flush=True)
     time.sleep(60)
 """
 
@@ -92,7 +92,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next_and_what_a_living_one_has
         assert theirs in namespaces()
         remove_leftovers()
         assert theirs not in namespaces()
-    assert network.prefix("n1")[3] in namespaces()
+    assert network.namespace("n1") in namespaces()
 
 
 def test_a_soak_that_is_stopped_leaves_no_namespace_and_no_node(network: Network) -> None:

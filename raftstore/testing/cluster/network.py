@@ -18,6 +18,8 @@ from typing import Final, Self
 
 COMMAND_S: Final = 20.0
 PORT: Final = 7000
+DIRECTORY: Final = Path("/run/netns")
+"""Where `ip` keeps the names of namespaces."""
 _ROUTER: Final = "198.18.255.1"
 """198.18.0.0/15 is set apart for tests of networks."""
 _NAME: Final = re.compile(r"raftstore-(\d+)-(\d+)-\w+")
@@ -32,8 +34,8 @@ class Network:
 
     def __init__(self, names: list[str]) -> None:
         """Raises `NetworkError`. Namespaces are made on entering."""
-        if shutil.which("ip") is None:
-            raise NetworkError("partitions need the command ip: install iproute2")
+        if shutil.which("ip") is None or shutil.which("nsenter") is None:
+            raise NetworkError("partitions need the commands ip and nsenter: install iproute2 and util-linux")
         if os.geteuid() != 0:
             raise NetworkError("partitions need network namespaces, and these need root")
         self._names = names
@@ -54,13 +56,20 @@ class Network:
     ) -> None:
         self._remove()
 
+    def namespace(self, name: str) -> str:
+        """What the node's namespace is called."""
+        return f"{self._mark}-{name}"
+
     def address(self, name: str) -> str:
         """`host:port` for the node of that name."""
         return f"{self._host(name)}:{PORT}"
 
     def prefix(self, name: str) -> list[str]:
-        """The beginning of a command line that runs in the node's namespace; it ends in an exec."""
-        return ["ip", "netns", "exec", self._namespace(name)]
+        """The beginning of a command line that runs in the node's namespace; it ends in an exec.
+
+        Not `ip netns exec`: that makes a mount namespace too, which keeps every disk that is mounted now.
+        """
+        return ["nsenter", f"--net={DIRECTORY / self.namespace(name)}"]
 
     def cut(self, sender: str, receiver: str) -> None:
         """From now on nothing from `sender` reaches `receiver`. The other direction stays as it is."""
@@ -74,18 +83,18 @@ class Network:
             self._rule("del", *self._rules.pop())
 
     def _rule(self, action: str, sender: str, receiver: str) -> None:
-        _ip("-n", self._namespace("router"), "rule", action, "from", sender, "to", receiver, "blackhole")
+        _ip("-n", self.namespace("router"), "rule", action, "from", sender, "to", receiver, "blackhole")
 
     def _make(self) -> None:
-        router = self._namespace("router")
+        router = self.namespace("router")
         for name in ("router", *self._names):
-            _ip("netns", "add", self._namespace(name))
+            _ip("netns", "add", self.namespace(name))
         _ip("netns", "exec", router, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
         for name in self._names:
             self._connect(name, router)
 
     def _connect(self, name: str, router: str) -> None:
-        node, host = self._namespace(name), self._host(name)
+        node, host = self.namespace(name), self._host(name)
         _ip("link", "add", f"to-{name}", "netns", router, "type", "veth", "peer", "eth0", "netns", node)
         _ip("-n", router, "addr", "add", _ROUTER, "peer", host, "dev", f"to-{name}")
         _ip("-n", router, "link", "set", f"to-{name}", "up")
@@ -98,11 +107,8 @@ class Network:
         """With a namespace its cables go."""
         present = _namespaces()
         for name in (*self._names, "router"):
-            if self._namespace(name) in present:
-                _ip("netns", "del", self._namespace(name))
-
-    def _namespace(self, name: str) -> str:
-        return f"{self._mark}-{name}"
+            if self.namespace(name) in present:
+                _ip("netns", "del", self.namespace(name))
 
     def _host(self, name: str) -> str:
         return f"198.18.0.{self._names.index(name) + 1}"
