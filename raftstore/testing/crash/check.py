@@ -123,7 +123,7 @@ def main() -> None:
         _try_first(order.plan.backend, number % TRIAL_EVERY == 0)
         if number == 0 and order.plan.plant is not None:
             plant(order.plan.plant)
-        found = observe(order.plan.config(Path(order.path)))
+        found = observe(order.plan.config(Path(order.path)), crowd=order.plan.mix == "crowd")
         answers.write(msgspec.json.encode(found) + b"\n")
 
 

@@ -17,6 +17,7 @@ import msgspec
 
 from raftstore.errors import RaftStoreError
 from raftstore.registry import backend_class
+from raftstore.testing.crash.crowd_driver import drive_crowd
 from raftstore.testing.crash.driver import drive
 from raftstore.testing.crash.events import Reporter, explanation_of
 from raftstore.testing.crash.lab import STORE, Ending, Fault, Job
@@ -74,7 +75,8 @@ def _live(job: Job) -> NoReturn:
         if job.plan.plant is not None:
             plant(job.plan.plant)
         _arm(job, reporter.fd)
-        drive(job.plan, Path(job.arena, STORE), reporter)
+        live = drive_crowd if job.plan.mix == "crowd" else drive
+        live(job.plan, Path(job.arena, STORE), reporter)
     except BaseException as error:  # noqa: BLE001
         os.write(2, repr(error).encode())
         os._exit(1)

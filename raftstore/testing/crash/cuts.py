@@ -13,7 +13,9 @@ from raftstore.testing.crash.record import Record
 from raftstore.testing.crash.recovery import cut_again
 
 MODELS: Final[tuple[Model, ...]] = ("posix", "ext4")
-IMAGES_A_RUN: Final = 10_000
+IMAGES_A_RUN: Final = 3_000
+IMAGES_A_RECORD: Final = 15
+"""About so many come of one; where that makes too many, the power is cut at fewer instants."""
 IMAGES_A_PLANT: Final = 2_500
 CREATION_EVERY: Final = 4
 """One recorded run in so many is also cut short while the store is being made: that hardly differs."""
@@ -41,7 +43,8 @@ def _explore(round_: Round, plan: Plan, records: list[Record], model: Model) -> 
         Disk(model),
         random,
         per_instant=6 if planted else 10,
-        images_max=IMAGES_A_PLANT if planted else IMAGES_A_RUN,
+        images_max=IMAGES_A_PLANT if planted else 2 * IMAGES_A_RUN,
+        share=1.0 if planted else IMAGES_A_RUN / IMAGES_A_RECORD / (1 + len(records)),
         creation=round_.number % 2 == 1 if planted else random.randrange(CREATION_EVERY) == 0,
         until=lambda: bench.is_over,
         keep=kept,

@@ -14,7 +14,7 @@ from raftstore.testing.crash.lab import Action, Fault
 from raftstore.testing.crash.method import Round
 from raftstore.testing.crash.plan import Plan
 
-_KINDS: Final[dict[Action, int]] = {"kill": 255 - OPEN, "kill half": WRITE}
+KINDS: Final[dict[Action, int]] = {"kill": 255 - OPEN, "kill half": WRITE}
 """At which calls: all but opening; in the middle of writes."""
 STEP: Final = 9
 """Of the calls of a workload, every so manieth is one to be killed at."""
@@ -29,7 +29,7 @@ def at_any_time(round_: Round) -> None:
 
 def at_calls(round_: Round) -> None:
     """One workload, killed at every few calls, and in the middle of every few writes."""
-    for action in _KINDS:
+    for action in KINDS:
         first = round_.random.randint(1, STEP)
         kill_at_calls(round_.bench, round_.plan(), action, step=STEP, first=first)
 
@@ -51,7 +51,7 @@ def kill_at_calls(bench: Bench, plan: Plan, action: Action, *, step: int = 1, fi
     for number in itertools.count(first, step):
         if bench.is_over:
             return
-        run = bench.lab.run(plan, bench.lab.arena(), fault=Fault(_KINDS[action], number, action))
+        run = bench.lab.run(plan, bench.lab.arena(), fault=Fault(KINDS[action], number, action))
         bench.judge(plan, run, "kill", f"{action} at call {number}", killed=True)
         if run.status != -signal.SIGKILL:
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from raftstore.testing.crash import block, cuts, faults, fuse, fuse_full, kernel, kill
+from raftstore.testing.crash import block, crowds, cuts, faults, fuse, fuse_full, kernel, kill
 from raftstore.testing.crash.bench import Bench
 from raftstore.testing.crash.method import Method
 
@@ -96,6 +96,13 @@ METHODS: Final = (
         needs=_a_compiler,
         share=2.0,
         plants=("acknowledged before written",),
+    ),
+    Method(
+        name="crowd",
+        about="Threads that call at once, in no order, are killed at some call, and their power is cut.",
+        run=crowds.run,
+        needs=_a_compiler,
+        plants=("no fsync", "lmdb sync=False", "rocksdb every other write unsynced"),
     ),
     Method(
         name="kill at any time",

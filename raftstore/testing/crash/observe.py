@@ -15,14 +15,17 @@ from raftstore.errors import RaftStoreError
 from raftstore.log import RaftLog
 from raftstore.log import open as open_log
 from raftstore.storeconfig import StoreConfig
+from raftstore.testing.crash.crowd import crowd_of
 from raftstore.testing.crash.oracle import Observation
 from raftstore.testing.crash.workload import META_KEYS, digest
 from raftstore.testing.log_model import LogState
 from raftstore.testing.tools import visible_state
 
 
-def observe(config: StoreConfig) -> Observation:
+def observe(config: StoreConfig, *, crowd: bool = False) -> Observation:
     """Open the store, read all of it, append, close, open again: what was found, and what went wrong.
+
+    `crowd`: it is of the workload of a crowd.
 
     Raises nothing that a store may raise. It leaves the store changed and closed.
     """
@@ -34,6 +37,8 @@ def observe(config: StoreConfig) -> Observation:
     try:
         with log:
             found, state = _read(log)
+            if crowd:
+                found = msgspec.structs.replace(found, crowd=crowd_of(state))
             wanted = _go_on(log, state)
             trouble = _check_killed(config, wanted) if _picked(found, log.recovery.bytes_dropped) else None
         trouble = trouble or _check_again(config, wanted)

@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 
 from raftstore.errors import RaftStoreError
+from raftstore.testing.crash.crowd import Crowd
 from raftstore.testing.crash.events import Event, Kind
 from raftstore.testing.crash.plan import Plan
 from raftstore.testing.crash.workload import (
@@ -50,6 +51,8 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     missing: Literal["no", "unknown", "yes"] = "unknown"
     """`RecoveryReport.acknowledged_missing`."""
     summary: str = ""
+    crowd: Crowd | None = None
+    """Of a crowd's workload, the steps that are there."""
     refused: str | None = None
     """Why opening failed, if it did."""
     trouble: str | None = None

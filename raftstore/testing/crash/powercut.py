@@ -123,6 +123,7 @@ class Explorer:
         history: History | None = None,
         method: str = "power cut",
         images_max: int = 1 << 60,
+        share: float = 1.0,
         until: Callable[[], bool] = lambda: False,
         from_error: bool = False,
         creation: bool = True,
@@ -132,8 +133,8 @@ class Explorer:
         see `choices`.
 
         `disk` is as it was before the run. Ends early after about `images_max` images, or when `until` says
-        so. `from_error`: only instants after a sync that failed; without `creation`, only after the store was
-        first opened. Some images are added to `keep`.
+        so. `share`: only at so many of the instants. `from_error`: only instants after a sync that failed;
+        without `creation`, only after the store was first opened. Some images are added to `keep`.
         """
         history = history or History(plan)
         kind = (plan.backend, plan.strategy, plan.policy, plan.plant, plan.options)
@@ -143,6 +144,8 @@ class Explorer:
         stop = self._tally.generated + images_max
         for instant in instants(records, disk, history):
             if (from_error and not disk.sync_failed) or not (creation or instant.since.opened):
+                continue
+            if share < 1.0 and random.random() >= share:
                 continue
             self._tally.instants += 1
             for choice in choices(disk.pending(), random, per_instant):

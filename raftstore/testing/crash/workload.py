@@ -12,9 +12,9 @@ import msgspec
 from raftstore.entry import Entry, HardState, LogId
 from raftstore.testing.log_model import LogModel, LogState
 
-Mix = Literal["all", "plain", "conflicts", "votes", "purges"]
+Mix = Literal["all", "plain", "conflicts", "votes", "purges", "crowd"]
 """`all`: every call. `plain`: only calls that return when they are acknowledged, and no reopening.
-`conflicts`: mostly messages that replace entries. `votes`, `purges`: mostly these."""
+`conflicts`: mostly messages that replace entries. `votes`, `purges`: mostly these. `crowd`: see `crowd`."""
 
 META_KEYS: Final = ("a", "b", "peers")
 DURABLE_CALLS: Final = frozenset(
