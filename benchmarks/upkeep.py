@@ -57,7 +57,7 @@ class Caller:
 
 def beside_preparing(path: Path, step: int, count: int, size: int, writes: int) -> list[float]:
     """Appends that fill segments as fast as they can. With step 0 they stay in one that has its successor."""
-    vars(zeroing)["STEP_BYTES"] = step or MIB
+    zeroing.__dict__["STEP_BYTES"] = step or MIB
     caller = Caller(path, count, size)
     caller.grow()
     if step == 0:
@@ -89,7 +89,7 @@ def beside_removing(path: Path, step: int) -> list[float]:
 
 
 def _remove(files: OsFiles, name: str, step: int) -> None:
-    vars(removal)["REMOVAL_STEP_BYTES"] = step or SEGMENT_BYTES
+    removal.__dict__["REMOVAL_STEP_BYTES"] = step or SEGMENT_BYTES
     going = removal.Removal(files)
     going.add(name)
     while not going.is_done:
