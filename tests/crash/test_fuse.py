@@ -275,7 +275,7 @@ def test_a_file_system_that_dies_lets_nobody_hang_and_leaves_no_mount(mount: Mou
     assert not arena.parent.is_mount()
 
 
-def test_a_process_that_is_killed_leaves_no_mount(mount: Mount, tmp_path: Path) -> None:
+def test_a_process_that_is_killed_leaves_neither_mount_nor_directory(mount: Mount, tmp_path: Path) -> None:
     script = (
         "import tempfile, time\n"
         f"tempfile.tempdir = {str(tmp_path)!r}\n"
@@ -291,9 +291,10 @@ def test_a_process_that_is_killed_leaves_no_mount(mount: Mount, tmp_path: Path) 
     process.wait()
     process.stdout.close()
     until = time.monotonic() + 20
-    while (left := mounts_below(tmp_path)) and time.monotonic() < until:
+    while (mounts_below(tmp_path) or [*tmp_path.iterdir()]) and time.monotonic() < until:
         time.sleep(0.02)
-    assert not left
+    assert not mounts_below(tmp_path)
+    assert not [*tmp_path.iterdir()]
 
 
 def mounts_below(path: Path) -> list[str]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -72,10 +73,13 @@ class Mount:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.abort()
-        self._words.close()
-        _unmount(self._place)
-        self._place.rmdir()
+        try:
+            self.abort()
+        finally:  # whatever interrupts it, the rest is done
+            self._words.close()
+            _unmount(self._place)
+            with suppress(FileNotFoundError):  # the other process has removed it
+                self._place.rmdir()
 
     def begin(self, events: Path, fault: FuseFault | None) -> Path:
         """The empty directory of a new run, whose driven process tells its events in the file `events`."""

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -26,8 +27,10 @@ def main() -> None:
     fuse: Any = importlib.import_module("mfusepy")
     files = _Announced()
     threading.Thread(target=_obey, args=(files,), daemon=True).start()
-    with suppress(BrokenPipeError):
+    with suppress(BrokenPipeError, RuntimeError):  # raised when a signal ends it
         fuse.FUSE(files, sys.argv[1], foreground=True, nothreads=True, auto_unmount=True)
+    with suppress(OSError):  # nobody else may be left to do it
+        Path(sys.argv[1]).rmdir()
 
 
 class _Announced(FaultFs):
