@@ -161,7 +161,7 @@ def counted_calls() -> Iterator[Counter[str]]:
 @SEGMENTED
 @pytest.mark.parametrize(
     ("strategy", "batch", "most"),
-    [("DiskFirst", 1, 75), ("DiskFirst", BATCH, 78), ("MemFirst", 1, 34), ("MemFirst", BATCH, 34)],
+    [("DiskFirst", 1, 66), ("DiskFirst", BATCH, 72), ("MemFirst", 1, 33), ("MemFirst", BATCH, 33)],
 )
 def test_an_append_calls_few_functions_however_many_entries_it_has(
     tmp_path: Path, strategy: str, batch: int, most: int
