@@ -17,7 +17,7 @@ from hostile_tools import edited, edits, many
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raftstore.errors import CorruptionError
+from raftstore.errors import BackendMissingError, CorruptionError
 from raftstore.testing.fuzz.target import SEAL, Guard, Target, WrongError
 from raftstore.testing.fuzz.targets import MODULES, NAMES, target_named
 
@@ -43,8 +43,8 @@ def load(tmp_path: Path) -> Callable[[str], Target]:
     def loaded(name: str) -> Target:
         try:
             return target_named(name, tmp_path)
-        except ImportError as error:
-            pytest.skip(f"{error.name} is not installed")
+        except (ImportError, BackendMissingError) as error:
+            pytest.skip(str(error))
 
     return loaded
 

@@ -291,10 +291,10 @@ def test_a_process_that_is_killed_leaves_neither_mount_nor_directory(mount: Moun
     process.wait()
     process.stdout.close()
     until = time.monotonic() + 20
-    while (mounts_below(tmp_path) or [*tmp_path.iterdir()]) and time.monotonic() < until:
+    while (mounts_below(tmp_path) or any(tmp_path.iterdir())) and time.monotonic() < until:
         time.sleep(0.02)
     assert not mounts_below(tmp_path)
-    assert not [*tmp_path.iterdir()]
+    assert not any(tmp_path.iterdir())
 
 
 def mounts_below(path: Path) -> list[str]:

@@ -20,6 +20,7 @@ from typing import Final
 
 import msgspec
 
+from raftstore.errors import BackendMissingError
 from raftstore.testing.fuzz.guided import COMMAND, memory
 from raftstore.testing.fuzz.target import SECONDS_MAX, Guard, Target
 from raftstore.testing.fuzz.targets import NAMES, target_named
@@ -65,7 +66,11 @@ def main() -> int:
             corpus = Path(arguments.corpus or scratch, name).resolve()
             corpus.mkdir(parents=True, exist_ok=True)
             run = _guided if guided else _at_random
-            results.append(run(name, arguments.seconds, seed, corpus))
+            try:
+                results.append(run(name, arguments.seconds, seed, corpus))
+            except (ImportError, BackendMissingError) as error:
+                print(f"{name}: SKIPPED: {error}", flush=True)
+                continue
         print(_line(results[-1]), flush=True)
     if arguments.json:
         Path(arguments.json).write_bytes(msgspec.json.format(msgspec.json.encode(results)) + b"\n")

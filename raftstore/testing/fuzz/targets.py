@@ -22,7 +22,7 @@ NAMES: Final = tuple(name for names in MODULES.values() for name in names)
 def target_named(name: str, scratch: Path) -> Target:
     """The target, which may use files in the empty directory `scratch`.
 
-    Raises `ImportError` if the library of its backend is not installed.
+    Raises `ImportError` or `BackendMissingError` if a library that it needs is not installed.
     """
     targets: list[Target] = module_of(name).targets(scratch)
     return next(target for target in targets if target.name == name)
