@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,8 +28,7 @@ class Bench:
 
     def __init__(self, directory: Path, *, quick: bool) -> None:
         self.quick = quick
-        self._home = directory / "raftstore-benchmarks"
-        self._home.mkdir()
+        self._home = Path(tempfile.mkdtemp(prefix="raftstore-benchmarks-", dir=directory))
         self.limit, self.limit_kind = open_limit(self._home)
         self.python_limit = PythonLimit(self._home)
         self._count = 0

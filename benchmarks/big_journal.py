@@ -5,14 +5,13 @@ python -m benchmarks.big_journal
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.bench import Bench, open_log
 from benchmarks.big_log import check_room
-from benchmarks.pysyncobj import Cluster, Node
+from benchmarks.pysyncobj import Cluster, Node, check_library
 from benchmarks.result import Outcome
 from raftstore import Entry, HardState
 
@@ -28,6 +27,7 @@ MIB: Final = 1 << 20
 
 def peak_memory(bench: Bench) -> Outcome:
     """MiB that a node had at most: it opened the journal, applied all of it and took new commands."""
+    check_library()
     size = QUICK_BYTES if bench.quick else JOURNAL_BYTES
     check_room(bench, size)
     with bench.new_path_removed() as home:
@@ -87,6 +87,6 @@ def _wait_applied(node: Node, entries: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    from benchmarks.targets import main
+    from benchmarks.targets import command
 
-    sys.exit(main(["--only", "big-journal", *sys.argv[1:]]))
+    command("--only", "big-journal")

@@ -55,8 +55,8 @@ def _table(measured: Measured) -> list[str]:
 
 def _line(row: Row, found: tuple[Result, Run] | None) -> str:
     target = f"{SIGNS[row.target.kind]} {row.target.bound:g} {row.target.unit}".rstrip()
-    if found is None or found[0].skipped is not None:
-        reason = "not measured yet" if found is None else f"not measured: {found[0].skipped}"
+    if found is None or not found[0].values:
+        reason = "not measured yet" if found is None else f"not measured: {found[0].skipped or 'failed'}"
         return f"| {row.title} | `{row.name}` | {target} | | | {reason} |"
     result, run = found
     spread = (

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from types import TracebackType
@@ -21,6 +22,7 @@ from typing import Any, Final
 
 from benchmarks.bench import Bench
 from benchmarks.counts import SYNCS
+from benchmarks.native import UnavailableError
 from benchmarks.result import Outcome
 from raftstore.demo.cluster import free_ports
 
@@ -133,6 +135,7 @@ def throughput(size: int) -> Callable[[Bench], Outcome]:
 
 
 def _throughput(bench: Bench, size: int) -> Outcome:
+    check_library()
     commands, ours, theirs = COMMANDS[size], list[float](), list[float]()
     with (
         bench.new_path_removed() as home,
@@ -155,6 +158,12 @@ def _throughput(bench: Bench, size: int) -> Outcome:
     return Outcome(
         [our / their for our, their in zip(ours, theirs, strict=True)], beside | _traced(bench, size)
     )
+
+
+def check_library() -> None:
+    """Raises `UnavailableError` without PySyncObj."""
+    if find_spec("pysyncobj") is None:
+        raise UnavailableError("PySyncObj is not installed: pip install 'raftstore[pysyncobj]'")
 
 
 def _traced(bench: Bench, size: int) -> dict[str, float | str]:
@@ -186,6 +195,6 @@ def _strace(trace: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    from benchmarks.targets import main
+    from benchmarks.targets import command
 
-    sys.exit(main(["--only", "pysyncobj-64B", "pysyncobj-1KiB", *sys.argv[1:]]))
+    command("--only", "pysyncobj-64B", "pysyncobj-1KiB")

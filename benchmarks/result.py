@@ -29,7 +29,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """One row as it was measured; `skipped` says why it was not."""
+    """One row as it was measured; `skipped` says why it was not, `failed` what went wrong instead."""
 
     name: str
     target: Target
@@ -38,6 +38,7 @@ class Result(msgspec.Struct, frozen=True):
     command: str = ""
     seconds: float = 0.0
     skipped: str | None = None
+    failed: str | None = None
 
     @property
     def median(self) -> float:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -24,24 +26,30 @@ from raftstore.errors import BackendMissingError
 DEFAULT_JSON: Final = Path(__file__).with_name("results.json")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Status 0 also when targets are missed: they are numbers, not tests."""
+def command(*arguments: str) -> None:
+    """Run as a program, ended by SIGTERM as by an interrupt: everything that was made is removed."""
+    signal.signal(signal.SIGTERM, _end)
+    sys.exit(main([*arguments, *sys.argv[1:]]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command. Status 0 also when targets are missed: they are numbers, not tests. 1 if a row failed."""
     options = _parser().parse_args(arguments)
     if options.list:
         for row in ROWS:
             print(f"{row.name:16} {row.title}{'  (only with --only)' if row.is_apart else ''}")
         return 0
-    if options.page_only:
-        report = read_report(options.json)
-    else:
+    status, report = 0, read_report(options.json)
+    if not options.page_only:
         rows = _chosen(options.only)
         with _directory(options.path) as directory:
             run = measure(rows, directory, quick=options.quick)
-        report = read_report(options.json).with_run(run)
+        report = report.with_run(run)
         write_report(options.json, report)
+        status = int(any(result.failed for result in run.results))
     if options.report is not None:
         write_page(options.report, report, REASONS)
-    return 0
+    return status
 
 
 def measure(rows: Sequence[Row], directory: Path, *, quick: bool) -> Run:
@@ -57,20 +65,23 @@ def measure(rows: Sequence[Row], directory: Path, *, quick: bool) -> Run:
 
 
 def _measure(row: Row, bench: Bench) -> Result:
-    """A row that cannot be measured here is skipped with its reason."""
+    """A row that cannot be measured here is skipped with its reason; one that fails does not end the run."""
     command = shlex.join(["python", "-m", "benchmarks.targets", "--only", row.name])
     started = time.perf_counter()
     try:
         outcome = row.run(bench)
     except (UnavailableError, BackendMissingError) as reason:
         return Result(row.name, row.target, command=command, skipped=str(reason))
+    except Exception as error:  # noqa: BLE001  (a long run keeps what it has)
+        traceback.print_exc()
+        return Result(row.name, row.target, command=command, failed=repr(error))
     seconds = time.perf_counter() - started
     return Result(row.name, row.target, outcome.values, outcome.beside, command, seconds)
 
 
 def _tell(result: Result) -> None:
-    if result.skipped is not None:
-        print(f"{result.name:16} skipped: {result.skipped}", file=sys.stderr)
+    if not result.values:
+        print(f"{result.name:16} not measured: {result.skipped or result.failed}", file=sys.stderr)
         return
     verdict = "met" if result.is_met else "MISSED"
     target = f"{result.target.kind} {result.target.bound:g} {result.target.unit}".rstrip()
@@ -88,6 +99,10 @@ def _chosen(names: Sequence[str]) -> list[Row]:
             f"no row is called {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}"
         )
     return [row for row in ROWS if (row.name in names if names else not row.is_apart)]
+
+
+def _end(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 @contextmanager
@@ -123,4 +138,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -174,3 +174,19 @@ def test_what_cannot_be_measured_here_is_skipped_with_its_reason(
     run = targets.measure([row], tmp_path, quick=True)
     assert run.results[0].skipped == "strace is not installed"
     assert run.results[0].is_met is None
+
+
+def test_a_row_that_fails_does_not_take_the_others_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_bench: object) -> None:
+        raise RuntimeError("no leader")
+
+    targets, rows = module("targets"), module("rows")
+    failing = rows.Row("bad", "a bad row", rows.at_least(1), "never", fail)
+    found = targets.measure([failing, *targets._chosen(["memfirst-100"])], tmp_path, quick=True)
+    assert [(result.name, result.failed) for result in found.results] == [
+        ("bad", "RuntimeError('no leader')"),
+        ("memfirst-100", None),
+    ]
+    assert not list(tmp_path.iterdir())
