@@ -28,6 +28,8 @@ DISK_BYTES: Final = 1 << 30
 """Of a file system whose power is cut: sparse, in a file."""
 STEPS: Final = (60, 150, 400)
 KILLS_A_STORE: Final = 4
+STORES_MIN: Final = 4
+"""One of each kind, however short the time."""
 PLANS_MAX: Final = 1_000_000
 FIRST_S: Final = 0.5
 """How long a workload is thought to take, until that is known."""
@@ -52,7 +54,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 def torture(settings: Settings, tell: Tell) -> Tally:
     """Crash one store after the other, and look what is left of each. `tell` hears of the tally so far.
 
-    Every second store has the user's own options; the others have small files, which rotate.
+    Half of the stores have the user's own options; the others have small files, which rotate.
     """
     with Bench(None, settings.path) as bench, ExitStack() as stack:
         bench.deadline = time.monotonic() + settings.seconds
@@ -60,12 +62,12 @@ def torture(settings: Settings, tell: Tell) -> Tally:
         kinds = mountable() if settings.power_cuts else []
         disks = [stack.enter_context(PowerDisk(kind, bench.lab.scratch, DISK_BYTES)) for kind in kinds]
         number = 0
-        while not bench.is_over and not bench.tally.failures:
+        while not bench.tally.failures and (number < STORES_MIN or not bench.is_over):
             plan, random = plan_of(settings, number), Random(f"torture {settings.seed}/{number}")
-            if disks and number % 4 >= 2:
-                cut_repeatedly(bench, random, disks[number // 4 % len(disks)], plan)
+            if disks and number % 2:
+                cut_repeatedly(bench, random, disks[number // 2 % len(disks)], plan)
             else:
-                kills.kill_repeatedly(plan, random, times=1 if number % 2 else KILLS_A_STORE)
+                kills.kill_repeatedly(plan, random, times=KILLS_A_STORE if _is_small(number) else 1)
             number += 1
             bench.tally.did("stores")
             tell(bench.tally)
@@ -75,7 +77,7 @@ def torture(settings: Settings, tell: Tell) -> Tally:
 def plan_of(settings: Settings, number: int) -> Plan:
     """The `number`th workload."""
     store, random = settings.store, Random(f"plan {settings.seed}/{number}")
-    if number % 2 == 0:
+    if _is_small(number):
         small = {store.backend: {**store.backends.get(store.backend, {}), **_small(store.backend)}}
         store = msgspec.structs.replace(store, backends={**store.backends, **small})
     return Plan(
@@ -87,6 +89,11 @@ def plan_of(settings: Settings, number: int) -> Plan:
         plant=settings.plant,
         store=store.to_url(),
     )
+
+
+def _is_small(number: int) -> bool:
+    """Whether that store has small files: with and without power cuts, every other one."""
+    return number // 2 % 2 == 0
 
 
 def _small(backend: str) -> dict[str, object]:

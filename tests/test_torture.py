@@ -1,0 +1,249 @@
+"""`raftstore torture`: it loses nothing on a disk that keeps what it got, and says so when one does not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from raftstore.cli import main
+from raftstore.compare.machine import Machine
+from raftstore.testing.crash.events import Event, Kind
+from raftstore.testing.crash.plan import Plan
+from raftstore.testing.crash.plants import PLANTS
+from raftstore.testing.torture.ledger import Chapter, Ledger, LedgerError, read_ledger
+from raftstore.testing.torture.powerloss import DIRECTORY
+from raftstore.testing.torture.syncs import Syncs, measure_syncs, warnings_of
+
+pytestmark = [
+    pytest.mark.skipif(find_spec("typer") is None, reason="the command needs the extra cli"),
+    pytest.mark.backend("segmented"),
+]
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    status: object
+    out: str
+    err: str
+
+
+SLOW = Syncs(100, 5.0, 6.0, 7.0, 8.0)
+LOSES = "acknowledged before written"
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A directory where syncs take no time, if there is one: other tests need the disk."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(prefix="raftstore-test-", dir=memory) as directory:
+        yield Path(directory)
+
+
+def torture(path: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from raftstore.cli import main; main()", "torture", str(path), *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """As `torture`, in this process: for what is told at once."""
+
+    def run(path: Path, *options: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["raftstore", "torture", str(path), *options])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return Ended(ended.value.code, *capsys.readouterr())
+
+    return run
+
+
+def machine(filesystem: str) -> Machine:
+    return Machine("Linux", 2, "3.11", {}, filesystem)
+
+
+# --- kills and power cuts ----------------------------------------------------------------------------------
+
+
+def test_a_disk_that_keeps_what_it_got_loses_nothing_and_is_left_as_it_was(disk: Path) -> None:
+    done = torture(disk, "--seconds", "1", "--seed", "7", "--json")
+    assert done.returncode == 0, done.stderr
+    report: dict[str, Any] = json.loads(done.stdout)
+    assert report["good"]
+    assert report["verdicts"]["OK"] > 0
+    assert report["seed"] == 7
+    assert report["syncs"]["count"] > 1
+    assert not list(disk.iterdir())
+
+
+def test_an_early_acknowledgement_is_a_loss_and_the_exit_status_says_so(disk: Path) -> None:
+    assert LOSES in [plant.name for plant in PLANTS]
+    slow_flushes = ("--flush-policy", "Batch:100000:60")
+    done = torture(disk, "--seconds", "100", "--seed", "7", *slow_flushes, "--plant", LOSES)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "LOST" in done.stdout
+    assert "broke a promise" in done.stdout
+    assert not list(disk.iterdir())
+
+
+def test_the_configuration_of_a_node_is_what_is_tortured(disk: Path, tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text(
+        '[raftstore]\npath = "/nowhere/raft"\ncreate = false\nstrategy = "MemFirst"\n'
+        "[raftstore.backends.segmented]\nsegment_bytes = 65536\n"
+    )
+    done = torture(disk, "--config", str(file), "--seconds", "1", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    store: str = json.loads(done.stdout)["store"]
+    assert "strategy=MemFirst" in store
+    assert "segment_bytes=" in store
+
+
+def test_what_cannot_run_says_why(here: Callable[..., Ended], tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text('[raftstore]\npath = "/nowhere"\n')
+    for options, words in (
+        (("--backend", "tape"), "tape"),
+        (("--config", str(file), "--backend", "segmented"), "--config excludes"),
+        (("--check",), "--check needs --ledger"),
+        (("--write",), "--write needs --ledger"),
+        (("--write", "--ledger", str(tmp_path / "ledger")), "is on the disk that it is to judge"),
+        (("--check", "--ledger", str(file)), "is no ledger"),
+    ):
+        done = here(tmp_path, *options)
+        assert done.status == 2, done.out + done.err
+        assert words in done.err
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="power cuts need root")
+def test_the_power_of_file_systems_in_files_there_is_cut(disk: Path) -> None:
+    done = torture(disk, "--seconds", "1", "--seed", "7", "--power-cuts", "--json")
+    if done.returncode == 2:
+        pytest.skip(done.stderr)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    assert report["power_cuts"] > 0
+    assert report["verdicts"]["OK"] > 0
+    assert not list(disk.iterdir())
+
+
+# --- syncs -------------------------------------------------------------------------------------------------
+
+
+def test_syncs_are_measured_and_leave_no_file(tmp_path: Path) -> None:
+    syncs = measure_syncs(tmp_path)
+    assert syncs.count > 1
+    assert 0 < syncs.p50_ms <= syncs.p90_ms <= syncs.p99_ms <= syncs.max_ms
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("filesystem", "p50_ms", "is_rotating", "words"),
+    [
+        ("tmpfs rw", 0.001, False, "is memory"),
+        ("nfs4 rw,vers=4.2", 2.0, False, "network file system"),
+        ("fuse.sshfs rw", 2.0, False, "network file system"),
+        ("overlay rw", 2.0, False, "container"),
+        ("ext4 rw", 0.002, False, "no disk is so fast"),
+        ("ext4 rw", 0.4, True, "spinning"),
+    ],
+)
+def test_what_makes_syncs_doubtful_is_said(
+    filesystem: str, p50_ms: float, is_rotating: bool, words: str
+) -> None:
+    (warning,) = warnings_of(machine(filesystem), Syncs(9, p50_ms, 9, 9, 9), is_rotating=is_rotating)
+    assert words in warning
+
+
+def test_a_disk_beyond_doubt_has_no_warning() -> None:
+    assert warnings_of(machine("ext4 rw"), SLOW, is_rotating=True) == []
+    assert warnings_of(machine("xfs rw"), Syncs(9, 0.3, 9, 9, 9), is_rotating=False) == []
+
+
+# --- a real loss of power ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def listening(file: Path) -> Iterator[str]:
+    """What another machine does: it keeps in `file` what comes to the address. Complete after the block."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def keep() -> None:
+            connection, _ = server.accept()
+            with connection, connection.makefile("rb") as stream:
+                file.write_bytes(stream.read())
+
+        thread = threading.Thread(target=keep)
+        thread.start()
+        yield f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        thread.join(30)
+
+
+def test_after_a_loss_of_power_the_ledger_tells_what_is_missing(
+    here: Callable[..., Ended], disk: Path, tmp_path: Path
+) -> None:
+    place, ledger = disk / "place", tmp_path / "ledger"
+    place.mkdir()
+    with listening(ledger) as address:
+        done = torture(place, "--write", "--ledger", address, "--seconds", "1", "--seed", "7")
+    assert done.returncode == 0, done.stderr
+    with listening(tmp_path / "other") as address:
+        assert here(place, "--write", "--ledger", address).status == 2
+    for _ in range(2):
+        ended = here(place, "--check", "--ledger", str(ledger))
+        assert ended.status == 0, ended.out + ended.err
+        assert "Everything acknowledged is there." in ended.out
+    shutil.rmtree(max((place / DIRECTORY).iterdir()))
+    ended = here(place, "--check", "--ledger", str(ledger), "--json")
+    assert ended.status == 1, ended.out + ended.err
+    assert json.loads(ended.out)["stores"][-1]["verdict"] == "LOST"
+
+
+def test_a_ledger_that_was_cut_short_counts_up_to_its_last_whole_line(tmp_path: Path) -> None:
+    file, plan = tmp_path / "ledger", Plan(backend="segmented", seed=1)
+    with Ledger(str(file)) as ledger:
+        ledger.announce("store-1", plan)
+        ledger.tell(Kind.OPENED, 0)
+        ledger.tell(Kind.WATERMARK, 3, 12)
+        ledger.check()
+    events = [Event(Kind.OPENED, 0), Event(Kind.WATERMARK, 3, 12)]
+    assert read_ledger(file) == [Chapter("store-1", plan, events)]
+    file.write_bytes(file.read_bytes()[:-2])
+    assert read_ledger(file) == [Chapter("store-1", plan, events[:1])]
+    file.write_bytes(file.read_bytes() + b"\nnonsense\n")
+    with pytest.raises(LedgerError, match="no ledger"):
+        read_ledger(file)
+
+
+def test_a_ledger_is_never_written_over(tmp_path: Path) -> None:
+    (tmp_path / "ledger").write_text("precious")
+    with pytest.raises(LedgerError, match="File exists"):
+        Ledger(str(tmp_path / "ledger"))
+
+
+def test_a_ledger_that_is_gone_ends_the_workload(tmp_path: Path) -> None:
+    with Ledger(str(tmp_path / "ledger")) as ledger:
+        os.close(ledger.fd)
+        with pytest.raises(OSError):
+            ledger.tell(Kind.OPENED, 0)
+        ledger.tell(Kind.BROKEN, 0)
+        ledger.fd = os.open(os.devnull, os.O_WRONLY)
+        with pytest.raises(LedgerError, match="gone"):
+            ledger.check()
