@@ -53,5 +53,6 @@ def rechain(durable: Write, fates: Sorted, newest: Write) -> Write:
     for number, write in enumerate([*fates.ahead, *fates.kept], start=newest.number + 1):
         write.rebase(latest, number)
         latest = write
-    latest.commit = max(min(newest.commit, latest.shape.last.index), latest.shape.anchor.index)
+    commit = max(newest.commit, latest.commit)  # a refused reset had lowered it, others only raise it
+    latest.commit = max(min(commit, latest.shape.last.index), latest.shape.anchor.index)
     return latest

@@ -313,3 +313,17 @@ def test_leaving_a_log_alone_on_a_full_disk_keeps_what_was_durable(disk: MemoryD
     disk.full = False
     with open_log(disk, MemFirst()) as log:
         assert log.entries(1) == span(1, 4)
+
+
+def test_a_refused_reset_does_not_lower_the_commit_index(disk: MemoryDisk) -> None:
+    with open_log(disk, DiskFirst()) as log:
+        log.append(span(1, 6))
+        log.commit_to(4)
+        log.flush()
+        disk.full = True
+        with pytest.raises(StoreFullError):
+            log.save([entry(3, 9)], anchor=LogId(9, 2))
+        assert (log.commit_index, log.last_index) == (4, 5)
+        disk.full = False
+    with open_log(disk, DiskFirst()) as log:
+        assert log.commit_index == 4

@@ -18,6 +18,7 @@ from typing import Any, Final, NoReturn
 from raftstore.entry import Entry, HardState
 from raftstore.errors import (
     BackpressureError,
+    GapError,
     RaftStoreError,
     StoreFailedError,
     StoreFullError,
@@ -114,7 +115,9 @@ class _Driver:
                     self._work()
                 except _StopError:
                     raise
-                except Exception:  # noqa: BLE001
+                except Exception as error:  # noqa: BLE001
+                    if isinstance(error, GapError) and self._waits_until_full():
+                        return
                     self._stopped.set()
                     self._tell(Kind.BROKEN, self._next - 1)
                     self._explain(traceback.format_exc())
@@ -124,6 +127,13 @@ class _Driver:
             thread.start()
         for thread in threads:
             thread.join()
+
+    def _waits_until_full(self) -> bool:
+        """Whether another thread learns that the disk is full: what it added is gone, and leaves a gap."""
+        end = time.monotonic() + WAIT_S
+        while not self._is_full and time.monotonic() < end:
+            time.sleep(RETRY_S)
+        return self._is_full
 
     def _work(self) -> None:
         while True:

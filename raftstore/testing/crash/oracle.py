@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
+from raftstore.entry import HardState
 from raftstore.errors import RaftStoreError
 from raftstore.testing.crash.crowd import Crowd
 from raftstore.testing.crash.events import Event, Kind
@@ -196,7 +197,7 @@ class History:
                 step = self._steps[number]
                 if number <= entries_stop or not step.wrote:
                     with suppress(RaftStoreError):
-                        apply(model, step.call, step.arguments)
+                        apply(model, step.call, _without_commit(step.arguments))
                 states.add(digest(model.state()))
         return states
 
@@ -224,3 +225,17 @@ class History:
         if newer:
             return Verdict.MIXED, f"{found.summary} is that of step {newer[0]}, not begun; {allowed}"
         return Verdict.MIXED, f"{found.summary} is the state after no step; {allowed}"
+
+
+def _without_commit(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The same vote as it is accepted by a log that lacks the entries that were refused."""
+    changed: list[Any] = []
+    for argument in arguments:
+        if isinstance(argument, HardState):
+            changed.append(msgspec.structs.replace(argument, commit=0))
+        elif isinstance(argument, dict) and "hard_state" in argument:
+            (bare,) = _without_commit((argument["hard_state"],))
+            changed.append({**argument, "hard_state": bare})
+        else:
+            changed.append(argument)
+    return tuple(changed)
