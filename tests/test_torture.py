@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +24,7 @@ from raftstore.compare.machine import Machine
 from raftstore.testing.crash.events import Event, Kind
 from raftstore.testing.crash.plan import Plan
 from raftstore.testing.crash.plants import PLANTS
+from raftstore.testing.tools import eventually
 from raftstore.testing.torture.ledger import Chapter, Ledger, LedgerError, read_ledger
 from raftstore.testing.torture.powerloss import DIRECTORY
 from raftstore.testing.torture.syncs import Syncs, measure_syncs, warnings_of
@@ -69,7 +71,8 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         monkeypatch.setattr(sys, "argv", ["raftstore", "torture", str(path), *options])
         with pytest.raises(SystemExit) as ended:
             main()
-        return Ended(ended.value.code, *capsys.readouterr())
+        out, err = capsys.readouterr()
+        return Ended(ended.value.code, out, err)
 
     return run
 
@@ -144,6 +147,22 @@ def test_the_power_of_file_systems_in_files_there_is_cut(disk: Path) -> None:
     assert not list(disk.iterdir())
 
 
+def test_an_interrupt_leaves_nothing_behind(disk: Path) -> None:
+    command = [sys.executable, "-c", "from raftstore.cli import main; main()", "torture", str(disk)]
+    with subprocess.Popen(
+        [*command, "--seconds", "100"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        eventually(lambda: any(disk.glob("raftstore-crash-*/events")), "a workload runs")
+        os.killpg(process.pid, signal.SIGINT)
+        _, words = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in words
+    assert not list(disk.iterdir())
+
+
 # --- syncs -------------------------------------------------------------------------------------------------
 
 
@@ -181,7 +200,7 @@ def test_a_disk_beyond_doubt_has_no_warning() -> None:
 
 
 @contextmanager
-def listening(file: Path) -> Iterator[str]:
+def listening(file: Path) -> Generator[str]:
     """What another machine does: it keeps in `file` what comes to the address. Complete after the block."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ def test_a_store_that_never_syncs_is_caught(method: str) -> None:
 
 
 @contextmanager
-def running(method: str, seconds: str = "60") -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+def running(method: str, seconds: str = "60") -> Generator[tuple[subprocess.Popen[bytes], Path]]:
     """A lane at work, when it has something mounted, and the directory of its files."""
     command = [sys.executable, "-c", PROGRAM, method, "segmented", "", seconds]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as lane:

@@ -113,4 +113,5 @@ def _arm(job: Job, events: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with suppress(KeyboardInterrupt):  # who started this one was interrupted, too
+        main()

@@ -50,8 +50,11 @@ def measure_syncs(directory: Path) -> Syncs:
             os.fdatasync(fd)
             times.append(time.perf_counter() - begin)
     times.sort()
-    at = [1e3 * times[min(int(share * len(times)), len(times) - 1)] for share in (0.5, 0.9, 0.99)]
-    return Syncs(len(times), *at, 1e3 * times[-1])
+
+    def at_ms(share: float) -> float:
+        return 1e3 * times[min(int(share * len(times)), len(times) - 1)]
+
+    return Syncs(len(times), at_ms(0.5), at_ms(0.9), at_ms(0.99), at_ms(1))
 
 
 def warnings_of(machine: Machine, syncs: Syncs, *, is_rotating: bool) -> list[str]:
