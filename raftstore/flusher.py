@@ -42,13 +42,10 @@ class Flusher:
         self._thread = Thread(target=self._run, name="raftstore-flusher", daemon=True)
         self._ident = 0
         pipeline.wish = self.wish
-        pipeline.is_awaited = self._is_called
+        pipeline.is_unasked = self._calls.empty
 
     def start(self) -> None:
         self._thread.start()
-
-    def _is_called(self) -> bool:
-        return not self._calls.empty()
 
     def wish(self, delay_s: float) -> None:
         """Look again in `delay_s` seconds at the latest."""

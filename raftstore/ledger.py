@@ -218,9 +218,10 @@ class Ledger:
     def has_room(self, size: int) -> bool:
         if size == 0:
             return True
+        pending = self.accepted.bytes_total - self.durable.bytes_total
         if self.mem_first:
-            return not self.is_full and self.room.is_free(size, self.pending_bytes, self.memory_bytes)
-        return self.room.is_free(size, self.accepted.bytes_total - self.durable.bytes_total, 0)
+            return not self.is_full and self.room.is_free(size, pending, self.memory_bytes)
+        return self.room.is_free(size, pending, 0)
 
     def queue_for_room(self, waiting: RoomWaiter) -> list[Waiter]:
         self.check_writable()

@@ -59,8 +59,8 @@ class Pipeline:
         self._backpressure_timeout_s = backpressure_timeout_s if ledger.mem_first else None
         self.wish: Callable[[float], None] = _ignore
         """Set by the flusher: asks its thread to look again in so many seconds, at the latest."""
-        self.is_awaited: Callable[[], bool] = _no
-        """Set by the flusher: whether its thread was asked to look now, and has not looked yet."""
+        self.is_unasked: Callable[[], bool] = _yes
+        """Set by the flusher: False if its thread was asked to look now, and has not looked yet."""
         self.notify: Callable[[], None] = _nothing
         """Set by the log: something became durable, or failed."""
 
@@ -261,7 +261,7 @@ class Pipeline:
 
         Whoever leads, or is about to look, will see what the caller has accepted.
         """
-        if self._leader != NOBODY or self.is_awaited():
+        if self._leader != NOBODY or not self.is_unasked():
             return
         with self.lock:
             delay = self.ledger.due_s() if self._leader == NOBODY else _NEVER
@@ -418,8 +418,8 @@ def _ignore(_delay_s: float) -> None:
     pass
 
 
-def _no() -> bool:
-    return False
+def _yes() -> bool:
+    return True
 
 
 def _nothing() -> None:

@@ -247,6 +247,7 @@ def test_submitting_obeys_the_rules_of_room(disk: MemoryDisk) -> None:
             with pytest.raises(BackpressureError):
                 log.submit([entry(2, data=b"x" * 900)])
             assert log.next_index == 2
+        log.flush()
         log.submit([entry(2)]).wait(PATIENCE_S)
 
 
