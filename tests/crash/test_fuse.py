@@ -308,3 +308,8 @@ def test_without_fuse_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CannotMountError, match=r"mfusepy|apt-get install fuse3"):
         check_can_mount()
+
+
+def test_every_piece_of_the_sweep_comes_up_once() -> None:
+    numbers = {number * fuse.STRIDE % len(fuse.PIECES) for number in range(len(fuse.PIECES))}
+    assert len(numbers) == len(fuse.PIECES)

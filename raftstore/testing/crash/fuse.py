@@ -49,8 +49,12 @@ KINDS: Final = {
 WAYS: Final = tuple(itertools.product(KINDS, (False, True)))
 """Every kind, once and for good."""
 STEPS: Final = 18
-ROUNDS: Final = 2 * len(WAYS)
-"""Each way on a workload of `DiskFirst` and on one of `MemFirst`."""
+STEP: Final = 7
+"""A round fails every so many calls; as many rounds, all of them."""
+PIECES: Final = tuple(itertools.product(WAYS, ("DiskFirst", "MemFirst"), range(1, STEP + 1)))
+"""Each way, on a workload of each strategy, from each of the first calls on."""
+STRIDE: Final = 165
+"""Has no factor in common with the number of pieces: few rounds see a bit of everything."""
 IMAGES_A_FAULT: Final = 16
 IMAGES_WITHOUT: Final = 400
 
@@ -65,23 +69,25 @@ def needs(_bench: Bench) -> str | None:
 
 
 def run(round_: Round) -> None:
-    """One way of failing, at each call of one of two short workloads; or, to find a planted bug, some."""
+    """One way of failing, at some calls of a short workload, or what may find the planted bug.
+
+    As many rounds as there are `PIECES` fail every call in every way.
+    """
     with Mount() as mount:
         faults = Faults(round_.bench, mount, round_.explorer)
         if round_.plant is not None:
             _find(round_, faults)
             return
-        which, way = divmod(round_.number % ROUNDS, len(WAYS))
+        (name, sticky), strategy, first = PIECES[round_.number * STRIDE % len(PIECES)]
         plan = Plan(
             backend=round_.backend,
-            seed=round_.seed + round_.number // ROUNDS,
+            seed=round_.seed + round_.number // len(PIECES),
             steps=STEPS,
-            strategy=("DiskFirst", "MemFirst")[which],
-            policy=("Immediate", "Batch")[which],
+            strategy="DiskFirst" if strategy == "DiskFirst" else "MemFirst",
+            policy="Immediate" if strategy == "DiskFirst" else "Batch",
             mix="plain",
         )
-        name, sticky = WAYS[way]
-        faults.sweep(plan, name, sticky=sticky)
+        faults.sweep(plan, name, sticky=sticky, step=STEP, first=first)
 
 
 def _find(round_: Round, faults: Faults) -> None:
