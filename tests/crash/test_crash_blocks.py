@@ -73,6 +73,20 @@ def test_every_way_keeps_only_sectors_that_were_written(empty: Path, tmp_path: P
         assert all(letter == "." or letter in allowed[n] for n, letter in enumerate(letters) if n)
 
 
+def test_a_superblock_of_ext4_arrives_whole_or_not_at_all(empty: Path) -> None:
+    old, new = (b"\0" * 56 + b"\x53\xef" + letter * (2 * SECTOR - 58) for letter in (b"o", b"n"))
+    journal = bytes.fromhex("c03b399800000004") + b"j" * (2 * SECTOR - 8)
+    disk = BlockDisk(empty)
+    for data, first in ((old, 2), (journal, 16), (b"data" * 2 * SECTOR, 32), (new, 2)):
+        disk.apply(BlockWrite(0, first * SECTOR, data))
+    ways = [kept for n in range(200) for kept in disk.choices(Random(n), 8)]
+    for kept in ways:
+        assert kept.get(2, b"") + kept.get(3, b"") in (b"", old, new)
+        assert kept.get(16, b"") + kept.get(17, b"") in (b"", journal)
+    assert any(0 < sum(32 <= number < 48 for number in kept) < 16 for kept in ways)
+    assert any(kept.get(2) == old[:SECTOR] for kept in ways)
+
+
 def test_equal_disks_have_equal_names_whatever_led_to_them(empty: Path) -> None:
     one, other = BlockDisk(empty), BlockDisk(empty)
     for write in (written(1, "bc"), FLUSHED, written(1, "."), FLUSHED):

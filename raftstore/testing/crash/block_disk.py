@@ -15,6 +15,8 @@ SECTOR: Final = 512
 """What a disk writes at once, or not at all."""
 CHUNK: Final = 64 << 10
 _ZEROS: Final = bytes(SECTOR)
+_JOURNAL: Final = bytes.fromhex("c03b399800000004")
+"""How the superblock of an ext4 journal begins."""
 
 Sectors = dict[int, bytes]
 """By number. What is not there is zero."""
@@ -56,7 +58,7 @@ class BlockDisk:
             return
         ways = (_none, _all, _some_first, _all_but_one, _only_one, _some, _one_torn, _sectors_at_random)
         for way in random.sample(ways, min(count, len(ways))):
-            yield way(self.pending, random)
+            yield _with_whole_superblocks(way(self.pending, random), self.pending)
 
     def _name_with(self, changed: Sectors) -> int:
         old = [(number, self._durable[number]) for number in changed if number in self._durable]
@@ -131,6 +133,26 @@ def _split(writes: Iterable[BlockWrite]) -> Sectors:
         for at in range(0, len(write.data), SECTOR):
             sectors[first + at // SECTOR] = write.data[at : at + SECTOR]
     return sectors
+
+
+def _with_whole_superblocks(kept: Sectors, writes: list[BlockWrite]) -> Sectors:
+    """Without the half of a superblock: ext4 takes for granted that its two sectors are written as one."""
+    written: dict[int, set[tuple[bytes, bytes]]] = {}
+    for write in writes:
+        sectors = _split([write])
+        for number, data in sectors.items():
+            if _begins_superblock(number, data) and number + 1 in sectors:
+                written.setdefault(number, set()).add((data, sectors[number + 1]))
+    for number, pairs in written.items():
+        if (kept.get(number), kept.get(number + 1)) not in pairs:
+            kept.pop(number, None)
+            kept.pop(number + 1, None)
+    return kept
+
+
+def _begins_superblock(number: int, data: bytes) -> bool:
+    """Whether the sector is the first one of ext4's superblock, or of its journal's."""
+    return (number == 2 and data[56:58] == b"\x53\xef") or data.startswith(_JOURNAL)
 
 
 def _none(_writes: list[BlockWrite], _random: Random) -> Sectors:
