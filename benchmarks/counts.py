@@ -20,10 +20,11 @@ IO_COUNTERS: Final = Path("/proc/self/io")
 
 
 def syncs_alone(bench: Bench) -> Outcome:
-    """Syncs in the system calls of one caller's appends, by strace."""
-    found, done = traced(bench, "append-alone")
-    syncs = sum(found[name] for name in SYNCS)
-    return Outcome([syncs / done["calls"]], {"writes a call": found["pwrite64"] / done["calls"]})
+    """Syncs in the system calls of one caller's appends, by strace; those of the background are beside."""
+    (mine, others), done = traced(bench, "append-alone")
+    own, background = (sum(found[name] for name in SYNCS) / done["calls"] for found in (mine, others))
+    beside = {"writes a call": mine["pwrite64"] / done["calls"], "background syncs a call": background}
+    return Outcome([own], beside)
 
 
 def syncs_together(bench: Bench) -> Outcome:
@@ -34,14 +35,14 @@ def syncs_together(bench: Bench) -> Outcome:
             done = run_child("append-together", str(path))
             values.append(done["flushes"] / done["calls"])
     found, done = traced(bench, "append-together")
-    syncs = sum(found[name] for name in SYNCS)
+    syncs = sum(calls[name] for calls in found for name in SYNCS)
     return Outcome(
         values, {"strace: syncs a call": syncs / done["calls"], "syncs a flush": syncs / done["flushes"]}
     )
 
 
-def traced(bench: Bench, what: str) -> tuple[Counter[str], dict[str, int]]:
-    """The system calls of a child between its marks, and what it says."""
+def traced(bench: Bench, what: str) -> tuple[tuple[Counter[str], Counter[str]], dict[str, int]]:
+    """The system calls of a child between its marks, those of its other threads, and what it says."""
     if shutil.which("strace") is None:
         raise UnavailableError("strace is not installed")
     with bench.new_path_removed() as path:
@@ -53,12 +54,14 @@ def traced(bench: Bench, what: str) -> tuple[Counter[str], dict[str, int]]:
         return between_marks(trace.read_text()), done
 
 
-def between_marks(trace: str) -> Counter[str]:
-    """How often each call began between the marks in what strace wrote."""
+def between_marks(trace: str) -> tuple[Counter[str], Counter[str]]:
+    """How often the thread that made the marks began each call between them, and all others, by strace."""
     lines = trace.splitlines()
     begin, end = (_line_of(mark, lines) for mark in (BEGIN, END))
-    calls = (re.match(r"\d+ +(\w+)\(", line) for line in lines[begin + 1 : end])
-    return Counter(call[1] for call in calls if call)
+    marker = lines[begin].split()[0]
+    calls = [found for line in lines[begin + 1 : end] if (found := re.match(r"(\d+) +(\w+)\(", line))]
+    mine = Counter(call[2] for call in calls if call[1] == marker)
+    return mine, Counter(call[2] for call in calls if call[1] != marker)
 
 
 def _line_of(mark: bytes, lines: list[str]) -> int:

@@ -100,7 +100,7 @@ ROWS: Final = (
         "syncs-alone",
         "fsyncs per durable append, one caller",
         at_most(1.0),
-        "`strace` of 500 calls, all threads",
+        "`strace` of 500 calls, of the thread that appends; what other threads sync now and then is beside",
         counts.syncs_alone,
     ),
     Row(

@@ -103,7 +103,7 @@ def test_calls_are_counted_between_the_marks_only() -> None:
             "1 fdatasync(3) = 0",
         ]
     )
-    assert counts.between_marks(trace) == {"pwrite64": 1, "fdatasync": 1}
+    assert counts.between_marks(trace) == ({"pwrite64": 1}, {"fdatasync": 1})
 
 
 def test_a_new_run_replaces_its_rows_and_keeps_the_others(tmp_path: Path) -> None:
