@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from random import Random
 
 import pytest
+from raftstore_segmented import SegmentedBackend
+from raftstore_segmented.header import FRAMES_AT
 
 from raftstore.batch import WriteBatch
 from raftstore.config import load
@@ -20,6 +23,7 @@ from raftstore.testing.rot.damage import KINDS, PAGE, choose
 from raftstore.testing.rot.judge import Outcome
 from raftstore.testing.rot.plants import PLANTS, plants_for
 from raftstore.testing.rot.run import Result, examine_rot
+from raftstore.witness import Note, judge
 
 BACKENDS = [pytest.param(name, marks=pytest.mark.backend(name)) for name in backend_names()]
 PLANTED = [
@@ -115,3 +119,29 @@ def test_a_failed_case_can_be_kept(tmp_path: Path) -> None:
     [kept] = tmp_path.iterdir()
     assert kept.name.endswith(f"-{result.failures[0].number}")
     assert (kept / "FORMAT").exists()
+
+
+def _begun_segments(store: Path) -> list[Path]:
+    return [file for file in sorted(store.glob("*.seg")) if any(file.read_bytes()[FRAMES_AT:])]
+
+
+@pytest.mark.backend("segmented")
+def test_the_loss_of_the_newest_segment_of_a_killed_store_is_not_denied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was begun, and the one before it not sealed yet: nothing left tells that it was there."""
+    monkeypatch.setattr("raftstore_segmented.backend.seal", lambda *_: None)
+    store, killed = tmp_path / "store", tmp_path / "killed"
+    store.mkdir()
+    with closing(SegmentedBackend(store, segment_bytes=16384)) as backend:
+        for number in range(1, 100):
+            backend.write(WriteBatch(number, entries=[Entry(1, number, bytes(3000))]))
+            if begun := _begun_segments(store)[1:]:
+                break
+        shutil.copytree(store, killed)
+    (killed / begun[0].name).unlink()
+    with closing(SegmentedBackend(killed, segment_bytes=16384)) as backend:
+        found = backend.recovery
+    assert found.number == number - 1
+    note = Note(1, found.number, clean=False, volatile=False)
+    assert judge(note, found, is_whole=True, engine=killed) == "unknown"

@@ -302,6 +302,7 @@ def report(found: Found, kept_at: Path | None) -> Recovery:
         meta=state.meta,
         number=state.number,
         end_is_proved=found.end_is_proved,
+        tail_is_visible=False,  # the file of a segment that follows, not yet sealed off, may be gone
         torn_bytes=found.torn.stop - found.torn.start if found.torn is not None else 0,
         kept_at=kept_at,
         bytes_read=found.bytes_read,
