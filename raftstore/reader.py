@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from threading import Condition
+from threading import Condition, get_ident
 from typing import Final
 
 from raftstore.entry import Entry
@@ -30,7 +30,8 @@ class Reader:
         self._ahead = 0
         self._run_end = 0
         self._readers = Condition(pipeline.lock)
-        self._reading = 0
+        self._reading: set[int] = set()
+        """Threads in the backend. By name, so that one whose read an interrupt cut short can be told."""
         self._closed = False
 
     def entry(self, index: int) -> Entry | None:
@@ -121,7 +122,7 @@ class Reader:
             else:
                 self._ahead = 0
             self._pipeline.meter.cache_misses += 1
-            self._reading += 1
+            self._reading.add(get_ident())
         try:
             found = self._pipeline.backend.read(start, stop, size)
             _check_run(found, start, stop)
@@ -143,7 +144,7 @@ class Reader:
 
         Else what to do before it is repeated, if a write took entries away beside it. The lock is held.
         """
-        self._reading -= 1
+        self._reading.discard(get_ident())
         if self._closed:
             self._readers.notify_all()
         group = self._pipeline.ledger.in_flight
@@ -182,6 +183,7 @@ class Reader:
         """No read of the backend runs or begins any more."""
         with self._readers:
             self._closed = True
+            self._reading.discard(get_ident())  # It does not read now, whatever an interrupt left.
             while self._reading:
                 self._readers.wait()
 

@@ -99,3 +99,17 @@ def test_an_interrupt_at_any_step_of_a_call_leaves_a_whole_log(strategy: Strateg
         if not raised:
             assert step > 10
             return
+
+
+@pytest.mark.timeout(60)
+def test_a_read_that_an_interrupt_cut_short_does_not_keep_the_log_from_closing() -> None:
+    disk = MemoryDisk()
+    with open_log(disk, DiskFirst()) as log:
+        log.append(span(1, 5))
+    for step in count(1):
+        log = open_log(disk, DiskFirst(), cache_bytes=0)
+        raised = interrupted(step, lambda log=log: log.entry(2))  # type: ignore[misc]
+        log.close()
+        if not raised:
+            assert step > 10
+            return
