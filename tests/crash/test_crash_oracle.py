@@ -137,7 +137,7 @@ def test_what_had_not_started_when_the_disk_last_changed_must_not_be_there(since
 
 
 def test_only_a_refusal_is_ever_explained() -> None:
-    words = "CorruptionError: a file of the store is missing: x/MANIFEST-000025: No such file or directory"
+    words = "No such file or directory: While open a file for random read: x/db/000020.sst: No such file"
     assert explained("rocksdb", "posix", Verdict.REFUSED, words) is not None
     assert explained("rocksdb", "ext4", Verdict.REFUSED, words) is None
     assert explained("segmented", "posix", Verdict.REFUSED, words) is None

@@ -28,10 +28,12 @@ EXPLANATIONS: Final = (
     Explanation(
         "rocksdb",
         "posix",
-        re.compile(r"a file of the store is missing: .*MANIFEST-\d+: No such file"),
-        "RocksDB makes a manifest and renames CURRENT to point at it before it syncs the directory once; a "
-        "file system that keeps a later change of a directory without an earlier one leaves CURRENT pointing "
-        "at nothing. Journaling file systems (ext4, xfs) keep the order.",
+        re.compile(r"No such file or directory: While open a file for random read: .*\.sst: No such file"),
+        "At an opening RocksDB writes what its log held to a sorted file, names that in a new manifest, renames "
+        "CURRENT to name the manifest, and then syncs the directory once; a file system that keeps later changes "
+        "of a directory without an earlier one may keep the manifest and lose the name of the sorted file. "
+        "Journaling file systems (ext4, xfs) keep the order. Nothing is lost: the log and the older manifest are "
+        "there.",
     ),
 )
 
