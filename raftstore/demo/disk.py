@@ -75,18 +75,24 @@ class OwnDisk:
         finally:
             os.close(directory)
         self.close()
+        self._leave_the_image()
         self._mount()
 
     def close(self) -> None:
         if self.path.is_mount():
             _command("umount", str(self.path))
 
-    def _mount(self) -> None:
-        """Through a new loop device every time, which goes with its mount.
+    def _leave_the_image(self) -> None:
+        """Go on with a copy. The mount before can live on: whoever made a mount namespace meanwhile holds it.
 
-        The one before can live on: whoever made a mount namespace meanwhile holds a copy of the old mount,
-        and `mount -o loop` would find its device, and on it the file system that was cut off.
+        When that ends, what it still has in memory gets into its image, under what was written since.
         """
+        copy = self._image.with_suffix(".copy")
+        _command("cp", "--sparse=always", str(self._image), str(copy))
+        copy.replace(self._image)
+
+    def _mount(self) -> None:
+        """Through a new loop device every time, which goes with its mount."""
         device = _command("losetup", "--find", "--show", str(self._image))
         try:
             _command("mount", device, str(self.path))
