@@ -97,7 +97,7 @@ def unmount(place: Path) -> None:
     """
     try:
         _unmount(place)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         _unmount(place)
         raise
 
