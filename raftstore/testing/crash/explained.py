@@ -31,8 +31,8 @@ EXPLANATIONS: Final = (
         re.compile(r"No such file or directory: While open a file for random read: .*\.sst: No such file"),
         "At an opening RocksDB writes what its log held to a sorted file, names that in a new manifest, lets "
         "CURRENT name the manifest, and then syncs the directory once. A file system that keeps a later "
-        "change of a directory without an earlier one may keep the manifest and lose the name of the sorted file. "
-        "Journaling file systems (ext4, xfs) keep the order. The log and the older manifest are still there.",
+        "change of a directory without an earlier one may keep the manifest and lose the name of the sorted "
+        "file. Journaling file systems (ext4, xfs) keep the order. The log and the older manifest are there.",
     ),
 )
 

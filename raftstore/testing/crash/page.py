@@ -52,6 +52,7 @@ class Sum:
 
     @property
     def backends(self) -> list[str]:
+        """In the order in which reports named them first."""
         return list(self.tallies)
 
     @property
