@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from random import Random
 
@@ -116,6 +117,23 @@ def test_what_a_dead_process_left_is_removed_and_what_is_in_use_is_not(tmp_path:
             assert (held / "file").exists()
             assert not abandoned.exists()
     assert list(tmp_path.iterdir()) == [foreign]
+
+
+def remove_files(directory: Path, **_: object) -> None:
+    """As `rmtree` does where each directory has something mounted."""
+    for file in [file for file in directory.rglob("*") if file.is_file()]:
+        file.unlink()
+
+
+def test_what_could_not_be_removed_stays_locked_for_the_next_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with monkeypatch.context() as patch, Scratch("scratch-", tmp_path) as directory:
+        (directory / "busy").mkdir()
+        patch.setattr(shutil, "rmtree", remove_files)
+    assert directory.exists()
+    with Scratch("scratch-", tmp_path):
+        assert not directory.exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root can mount, but not in this process")

@@ -34,7 +34,7 @@ class Scratch:
         return self._path
 
     def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._path, ignore_errors=True)
+        _remove(self._path)
         os.close(self._lock)
 
 
@@ -48,6 +48,17 @@ def _remove_abandoned(directory: Path) -> None:
     except BlockingIOError:
         return
     else:
-        shutil.rmtree(directory, ignore_errors=True)
+        _remove(directory)
     finally:
         os.close(lock)
+
+
+def _remove(directory: Path) -> None:
+    """The lock goes last: what cannot be removed now is tried again by a later run."""
+    for entry in [entry for entry in directory.iterdir() if entry.name != _LOCK]:
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+    if [entry.name for entry in directory.iterdir()] == [_LOCK]:
+        shutil.rmtree(directory, ignore_errors=True)
