@@ -29,18 +29,22 @@ from raftstore.testing.crash.record import Op, Record
 from raftstore.testing.crash.tally import add
 
 TIMEOUT_S: Final = 60.0
-STEP: Final = 11
+STEP: Final = 37
+SIZES_A_ROUND: Final = 2
+BLOCKS_MAX: Final = 700
+"""So many are enough for every backend."""
 METHOD: Final = "fuse, full disk"
 
 
 def run(round_: Round) -> None:
-    """Disks of every few sizes, until one is large enough."""
+    """Disks of a few sizes; over the rounds, of all up to one that is large enough."""
     plan = msgspec.structs.replace(round_.plan(plain=True), policy="Immediate")
     bench = round_.bench
     with Mount() as mount:
-        blocks = round_.number % STEP
-        while not bench.is_over and fill(bench, mount, plan, blocks):
-            blocks += STEP
+        first = round_.number * STEP % BLOCKS_MAX
+        for blocks in range(first, first + SIZES_A_ROUND):
+            if bench.is_over or not fill(bench, mount, plan, blocks):
+                return
 
 
 def fill(bench: Bench, mount: Mount, plan: Plan, blocks: int, *, looks_max: int = 1 << 30) -> bool:
