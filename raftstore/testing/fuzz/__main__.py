@@ -96,14 +96,17 @@ def _line(result: Result) -> str:
 
 
 def _guided(name: str, seconds: float, seed: int, corpus: Path) -> Result:
-    with tempfile.TemporaryDirectory(prefix="raftstore-fuzz-") as directory:
+    with (
+        tempfile.TemporaryDirectory(prefix="raftstore-fuzz-") as directory,
+        tempfile.TemporaryDirectory(prefix="raftstore-fuzz-", dir=memory()) as scratch,
+    ):
         place = Path(directory)
         (place / "words").write_text("".join(map(_word, LIES)))
         _write_seeds(name, place)
         begin = time.monotonic()
         done = subprocess.run(
             [
-                *(sys.executable, "-c", COMMAND, name, f"-max_total_time={max(1, round(seconds))}"),
+                *(sys.executable, "-c", COMMAND, name, scratch, f"-max_total_time={max(1, round(seconds))}"),
                 *(f"-seed={seed % (1 << 32) or 1}", f"-timeout={SECONDS_MAX * 2:.0f}"),
                 *(f"-rss_limit_mb={MEMORY_MIB_MAX}", f"-max_len={INPUT_BYTES_MAX}", "-print_final_stats=1"),
                 *(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -23,9 +22,9 @@ with atheris.instrument_imports(include={list(PACKAGES)!r}, enable_loader_overri
     from raftstore.testing.fuzz.guided import fuzz
     from raftstore.testing.fuzz.targets import module_of
     module_of(sys.argv[1])
-fuzz(sys.argv[1], sys.argv[2:])
+fuzz(sys.argv[1], sys.argv[2], sys.argv[3:])
 """
-"""For `python -c`: the name of a target, then arguments of libFuzzer."""
+"""For `python -c`: the name of a target, an empty directory for it, then arguments of libFuzzer."""
 
 
 def memory() -> Path | None:
@@ -34,13 +33,12 @@ def memory() -> Path | None:
     return place if os.access(place, os.W_OK) else None
 
 
-def fuzz(name: str, arguments: list[str]) -> None:
+def fuzz(name: str, directory: str, arguments: list[str]) -> None:
     """Never returns: libFuzzer ends the process, with a status that is not 0 if something was found."""
     atheris: Any = importlib.import_module("atheris")
-    with tempfile.TemporaryDirectory(prefix="raftstore-fuzz-", dir=memory()) as directory:
-        scratch = Path(directory).resolve()
-        target = target_named(name, scratch)
-        guard = Guard(scratch)
-        guard.warm_up(target)
-        atheris.Setup([sys.argv[0], *arguments], partial(guard.run, target))
-        atheris.Fuzz()
+    scratch = Path(directory).resolve()
+    target = target_named(name, scratch)
+    guard = Guard(scratch)
+    guard.warm_up(target)
+    atheris.Setup([sys.argv[0], *arguments], partial(guard.run, target))
+    atheris.Fuzz()
