@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -78,8 +77,8 @@ class Mount:
         finally:  # whatever interrupts it, the rest is done
             self._words.close()
             _unmount(self._place)
-            with suppress(FileNotFoundError):  # the other process has removed it
-                self._place.rmdir()
+            if not self._place.is_mount():  # a driven process may have gone on in the bare directory
+                shutil.rmtree(self._place, ignore_errors=True)
 
     def begin(self, events: Path, fault: FuseFault | None) -> Path:
         """The empty directory of a new run, whose driven process tells its events in the file `events`."""
