@@ -46,4 +46,4 @@ JOURNALS: Final[dict[Plant, type[RaftStoreJournal]]] = {
 
 def plant(bug: Plant) -> None:
     """From here on, the journals that `install` makes in this process have the bug."""
-    vars(patch)[RaftStoreJournal.__name__] = JOURNALS[bug]
+    setattr(patch, RaftStoreJournal.__name__, JOURNALS[bug])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -118,12 +118,12 @@ class Lane:
         self._bench.tally.planted.append(Planted(method.name, plant.name, verdict, words))
 
     @contextmanager
-    def _planting(self) -> Iterator[Tally]:
+    def _planting(self) -> Generator[Tally]:
         """A tally for a planted bug, and processes without any before and after it."""
         bench = self._bench
         tally, own = bench.tally, Tally()
         bench.tally = own
-        is_enough, bench.is_enough = bench.is_enough, lambda tally: bool(tally.failures)
+        is_enough, bench.is_enough = bench.is_enough, _has_failed
         bench.checker.renew()
         try:
             yield own
@@ -136,3 +136,7 @@ def run_lane(settings: Settings, shim: Path | None) -> Tally:
     """All that `settings` ask of one lane."""
     with Bench(shim) as bench:
         return Lane(settings, bench).run()
+
+
+def _has_failed(tally: Tally) -> bool:
+    return bool(tally.failures)

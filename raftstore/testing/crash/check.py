@@ -131,7 +131,7 @@ def _remember_backends() -> None:
     """Looking for them among all that is installed takes longer than opening a store."""
     registry.backend_class = cache(registry.backend_class)
     registry.backend_names = cache(registry.backend_names)
-    vars(config)["option_types"] = cache(option_types)
+    setattr(config, "option_types", cache(option_types))  # noqa: B010  (for the type checkers it is not there)
     gc.freeze()
 
 

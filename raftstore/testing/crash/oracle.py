@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import msgspec
 
@@ -234,8 +234,9 @@ def _without_commit(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         if isinstance(argument, HardState):
             changed.append(msgspec.structs.replace(argument, commit=0))
         elif isinstance(argument, dict) and "hard_state" in argument:
-            (bare,) = _without_commit((argument["hard_state"],))
-            changed.append({**argument, "hard_state": bare})
+            fields = cast("dict[str, Any]", argument)
+            (bare,) = _without_commit((fields["hard_state"],))
+            changed.append({**fields, "hard_state": bare})
         else:
             changed.append(argument)
     return tuple(changed)
