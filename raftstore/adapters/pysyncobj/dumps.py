@@ -5,6 +5,9 @@ before, and drops from the journal what it covers. It syncs nothing. With a jour
 cut then leaves an empty dump beside a log without its beginning: what was acknowledged is gone. Here the dump
 is durable before its name, and its name before anything is purged.
 
+A dump of its own is written by a forked child, which may take long, outlive a killed parent, and end when a
+newer dump has come from the leader. It must not take that one's place: the log begins behind it.
+
 Without `fullDumpFile` PySyncObj keeps its dumps in memory, and all the same drops from the journal what they
 cover: after five minutes a restart finds neither. So a node on a store always has a file for them.
 """
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import FunctionType
 from typing import Any, Final
@@ -43,16 +47,36 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _durable(method: Any) -> Any:
-    """The same method, for which `atomicReplace` means `replace_durably`; PySyncObj stays as it is."""
-    return FunctionType(method.__code__, {**method.__globals__, "atomicReplace": replace_durably})
+def _version(file: Path) -> tuple[int, int] | None:
+    """Tells one file of a name from the next; None if there is none."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _replacing(method: Any, replace: Callable[[str, str], None]) -> Any:
+    """The same method, for which `atomicReplace` means `replace`; PySyncObj stays as it is."""
+    return FunctionType(method.__code__, {**method.__globals__, "atomicReplace": replace})
 
 
 class DurableSerializer(_serializer.Serializer):  # type: ignore[misc]  # PySyncObj has no types
-    """PySyncObj's serializer, whose dumps are durable before they count."""
+    """PySyncObj's serializer, whose dumps are durable before they count, and never replace a newer one."""
 
-    serialize = _durable(_serializer.Serializer.serialize)
-    setTransmissionData = _durable(_serializer.Serializer.setTransmissionData)  # noqa: N815
+    setTransmissionData = _replacing(_serializer.Serializer.setTransmissionData, replace_durably)  # noqa: N815
+
+    def serialize(self, data: Any, id: int) -> None:  # PySyncObj's name
+        """Write a dump, in a forked child if PySyncObj may fork. It fails if another has come meanwhile."""
+        file = self.__dict__[_FILE]
+        before = None if file is None else _version(Path(file))
+
+        def replace(temporary: str, name: str) -> None:
+            if _version(Path(name)) != before:
+                raise FileExistsError(f"{name} was replaced while this dump of it was written")
+            replace_durably(temporary, name)
+
+        _replacing(_serializer.Serializer.serialize, replace)(self, data, id)
 
 
 def keep_in_a_file(node: Any, serializer: Any, store: Path) -> None:
