@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from raftstore.testing.cluster.network import Network, NetworkError, remove_leftovers
+from raftstore.testing.tools import eventually
 
 NAMES = ["n1", "n2", "n3"]
 
@@ -107,7 +108,7 @@ def test_a_soak_that_is_stopped_leaves_no_namespace_and_no_node(network: Network
         run.send_signal(signal.SIGTERM)
         run.communicate(timeout=60)
     assert not any(str(run.pid) in name for name in namespaces())
-    assert not any(Path(f"/proc/{pid}").exists() for pid in nodes)
+    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in nodes), "the nodes ended")
 
 
 def nodes_of(pid: int) -> list[int]:
