@@ -1,16 +1,20 @@
 """PySyncObj's dumps on a store: a dump never takes the place of a newer one."""
 
+# ruff: noqa: E402 (what the adapter needs is looked for first)
 from __future__ import annotations
 
 import gzip
+import os
 import pickle
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-pytest.importorskip("pysyncobj", reason="the adapter needs PySyncObj")
+pysyncobj: Any = pytest.importorskip("pysyncobj", reason="the adapter needs PySyncObj")
 
+from raftstore.adapters.pysyncobj import install
 from raftstore.adapters.pysyncobj.dumps import DurableSerializer
 
 NEWER = gzip.compress(pickle.dumps("newer"))
@@ -45,6 +49,46 @@ def test_a_dump_of_its_own_never_replaces_one_that_came_while_it_was_written(
     status, _ = serializer.checkSerializing()
     assert serializer.deserialize() == "newer"
     assert status == 3, "FAILED: nothing may be dropped from the log on account of it"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_that_ends_without_a_dump_does_not_seem_successful(tmp_path: Path) -> None:
+    """Else the log is purged for a dump that does not exist. A signal's handler may raise SystemExit."""
+
+    class Ends:
+        def __reduce__(self) -> tuple[type[str], tuple[str]]:
+            raise SystemExit(0)
+
+    serializer = DurableSerializer(str(tmp_path / "dump"), 1000, True, None, None, None)
+    serializer.serialize(Ends(), 7)
+    deadline = time.monotonic() + 60
+    while (found := serializer.checkSerializing())[0] == 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert found == (3, 7)
+
+
+@pytest.mark.parametrize("length", [0, 10, len(NEWER) - 1])
+def test_a_dump_of_which_a_piece_is_missing_replaces_nothing(serializer: Any, length: int) -> None:
+    serializer.serialize("whole", 1)
+    assert not serializer.setTransmissionData((NEWER[:length], True, False))
+    assert not serializer.setTransmissionData((b"", False, True))
+    assert serializer.deserialize() == "whole"
+
+
+def serializer_of_a_new_node() -> Any:
+    node = pysyncobj.SyncObj(None, ["127.0.0.1:1"], pysyncobj.SyncObjConf(autoTick=False))
+    node.destroy()
+    return vars(node)["_SyncObj__serializer"]
+
+
+def test_a_patched_pysyncobj_makes_the_same_dumps_until_it_is_restored() -> None:
+    uninstall = install()
+    try:
+        assert isinstance(serializer_of_a_new_node(), DurableSerializer)
+    finally:
+        uninstall()
+    assert type(serializer_of_a_new_node()) is pysyncobj.serializer.Serializer
 
 
 def test_dumps_follow_one_another(serializer: Any) -> None:

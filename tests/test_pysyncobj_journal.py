@@ -250,6 +250,34 @@ def test_a_vote_is_saved_while_the_disk_is_full(disk: MemoryDisk, open_journal: 
     disk.full = False
 
 
+def test_a_vote_leaves_while_the_disk_is_full_and_entries_wait(disk: MemoryDisk, open_journal: Open) -> None:
+    journal = open_journal()
+    fill(journal, 9)
+    disk.full = True
+    journal.setCurrentTerm(7, "n2:1")
+    journal.before_send({"type": "response_vote"})
+    crash(disk, journal)
+    disk.full = False
+    assert open_journal().getVotedForNodeId() == "n2:1"
+
+
+def test_nothing_is_read_to_be_applied_before_a_commit_index_that_failed_is_durable(
+    disk: MemoryDisk, open_journal: Open
+) -> None:
+    """PySyncObj does not repeat the call: it would apply, and tell its client that all is well."""
+    journal = open_journal()
+    fill(journal, 9)
+    disk.full = True
+    with pytest.raises(StoreFullError):
+        journal.setRaftCommitIndex(5)
+    for _ in range(2):
+        with pytest.raises(StoreFullError):
+            journal[0:5]
+    disk.full = False
+    assert [index for _, index, _ in journal[0:5]] == [1, 2, 3, 4, 5]
+    assert (journal.log.durable_index, journal.getRaftCommitIndex()) == (8, 5)
+
+
 @pytest.mark.parametrize(
     "node_id", ["10.0.0.1:4321", "", "literal:x", 7, b"\x00\xff", ("a", 1), 2.5, None, True]
 )
@@ -275,6 +303,59 @@ def test_the_startup_clear_keeps_what_follows_the_dump(disk: MemoryDisk, open_jo
     assert [index for _, index, _ in journal] == [*range(50, 101)]
     assert journal[0] == dump[0]
     assert journal.log.first_index == 50
+
+
+def test_the_startup_clear_keeps_what_follows_a_dump_of_large_entries(
+    open_journal: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "TAIL_BYTES_MAX", 10)
+    journal = open_journal()
+    fill(journal, 101)
+    journal.before_send(ACK)
+    dump = journal[49], journal[50]
+    journal.log.close()
+    journal = open_journal()
+    journal.clear()
+    for entry in dump:
+        journal.add(*entry)
+    assert [index for _, index, _ in journal] == [*range(50, 101)]
+
+
+def test_a_snapshot_of_large_entries_is_installed_whole(
+    open_journal: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "TAIL_BYTES_MAX", 10)
+    journal = open_journal()
+    fill(journal, 9)
+    journal.before_send(ACK)
+    journal.clear()
+    journal.add(b"x" * 100, 50, 2)
+    journal.add(b"y" * 100, 51, 2)
+    journal.before_send(ACK)
+    assert list(journal) == [(b"x" * 100, 50, 2), (b"y" * 100, 51, 2)]
+
+
+def test_a_dump_older_than_the_log_stops_the_node_and_leaves_the_log(
+    disk: MemoryDisk, open_journal: Open
+) -> None:
+    """Started with it, the node would have forgotten what it acknowledged between the two."""
+    journal = open_journal()
+    fill(journal, 101)
+    old = journal[9], journal[10]
+    journal.before_send(ACK)
+    journal.deleteEntriesTo(49)
+    journal.log.close()
+    journal = open_journal()
+    journal.clear()
+    journal.add(*old[0])
+    with pytest.raises(GapError, match="dump is of index 10, and the log begins at 50"):
+        journal.add(*old[1])
+    with pytest.raises(GapError, match="newer dump"):
+        journal.before_send(ACK)
+    with pytest.raises(GapError, match="newer dump"):
+        journal.setCurrentTerm(9, None)
+    journal.log.close()
+    assert [index for _, index, _ in open_journal()] == [*range(50, 101)]
 
 
 def test_the_startup_clear_drops_a_log_that_is_not_the_dumps(disk: MemoryDisk, open_journal: Open) -> None:

@@ -15,6 +15,7 @@ cover: after five minutes a restart finds neither. So a node on a store always h
 from __future__ import annotations
 
 import copy
+import gzip
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,8 @@ _serializer: Any = library.load().serializer
 
 CONF: Final = "_SyncObj__conf"
 _FILE: Final = "_Serializer__fileName"
+_DESERIALIZER: Final = "_Serializer__deserializer"
+_PIECE_BYTES: Final = 1 << 20
 
 
 def replace_durably(temporary: str, name: str) -> None:
@@ -37,6 +40,16 @@ def replace_durably(temporary: str, name: str) -> None:
     """
     _sync(Path(temporary))
     _sync(Path(temporary).replace(name).parent)
+
+
+def _replace_whole(temporary: str, name: str) -> None:
+    """The same for a dump that came in pieces. Raises `OSError` or `EOFError` if it is not whole."""
+    with gzip.open(temporary) as dump:
+        if not dump.read(_PIECE_BYTES):
+            raise EOFError("the dump that came is empty")
+        while dump.read(_PIECE_BYTES):
+            pass
+    replace_durably(temporary, name)
 
 
 def _sync(path: Path) -> None:
@@ -64,7 +77,10 @@ def _replacing(method: Any, replace: Callable[[str, str], None]) -> Any:
 class DurableSerializer(_serializer.Serializer):  # type: ignore[misc]  # PySyncObj has no types
     """PySyncObj's serializer, whose dumps are durable before they count, and never replace a newer one."""
 
-    setTransmissionData = _replacing(_serializer.Serializer.setTransmissionData, replace_durably)  # noqa: N815
+    def setTransmissionData(self, data: Any) -> bool:  # noqa: N802  # PySyncObj's name
+        """Take the next piece of a dump; True if it was the last, and the dump is durable under its name."""
+        replace = _replace_whole if self.__dict__[_DESERIALIZER] is None else replace_durably
+        return bool(_replacing(_serializer.Serializer.setTransmissionData, replace)(self, data))
 
     def serialize(self, data: Any, id: int) -> None:  # PySyncObj's name
         """Write a dump, in a forked child if PySyncObj may fork. It fails if another has come meanwhile."""
@@ -72,11 +88,18 @@ class DurableSerializer(_serializer.Serializer):  # type: ignore[misc]  # PySync
         before = None if file is None else _version(Path(file))
 
         def replace(temporary: str, name: str) -> None:
+            _sync(Path(temporary))
             if _version(Path(name)) != before:
                 raise FileExistsError(f"{name} was replaced while this dump of it was written")
             replace_durably(temporary, name)
 
-        _replacing(_serializer.Serializer.serialize, replace)(self, data, id)
+        parent = os.getpid()
+        try:
+            _replacing(_serializer.Serializer.serialize, replace)(self, data, id)
+        except BaseException:  # SystemExit from a signal's handler, say: the child must not seem successful.
+            if os.getpid() != parent:
+                os._exit(1)
+            raise
 
 
 def keep_in_a_file(node: Any, serializer: Any, store: Path) -> None:

@@ -22,7 +22,7 @@ from raftstore.adapters.pysyncobj.node_ids import claim, decode_id, encode_id
 from raftstore.adapters.pysyncobj.recent import Recent
 from raftstore.adapters.pysyncobj.slices import JournalEntry, JournalSlice
 from raftstore.entry import NO_ENTRY, Entry, HardState, LogId
-from raftstore.errors import BackpressureError, ConfigError, EntryTooLargeError, GapError
+from raftstore.errors import BackpressureError, ConfigError, EntryTooLargeError, GapError, RaftStoreError
 from raftstore.log import RaftLog
 from raftstore.log import open as open_log
 from raftstore.storeconfig import StoreConfig
@@ -78,6 +78,10 @@ class RaftStoreJournal(_Journal):  # type: ignore[misc]  # PySyncObj has no type
         self._recent = Recent()
         self._is_cleared = False
         self._before_clear: range | None = None
+        self._owed_commit = 0
+        """A commit index whose entries could not be made durable: nothing may be applied before they are."""
+        self._refusal: RaftStoreError | None = None
+        """Why this node must not go on: its dump and its log do not belong together."""
         self._hard_state: HardState | None = None
         self._first: JournalEntry | None = None
         self._last: JournalEntry | None = None
@@ -97,9 +101,15 @@ class RaftStoreJournal(_Journal):  # type: ignore[misc]  # PySyncObj has no type
     @overload
     def __getitem__(self, item: slice) -> list[JournalEntry] | JournalSlice: ...
     def __getitem__(self, item: int | slice) -> JournalEntry | list[JournalEntry] | JournalSlice:
-        """An entry, or a slice of entries: a list if it is short, else a view that reads as it goes."""
+        """An entry, or a slice of entries: a list if it is short, else a view that reads as it goes.
+
+        PySyncObj applies what it reads as a slice. So a slice raises what `setRaftCommitIndex` raised, until
+        what that covers is durable.
+        """
         if isinstance(item, int):
             return self._at((self._start if item >= 0 else self._end) + item)
+        if self._owed_commit:
+            self.setRaftCommitIndex(self._owed_commit)
         positions = range(len(self))[item]
         if positions.step != 1:
             raise ValueError(f"journal slices have no step, got {positions.step}")
@@ -185,11 +195,13 @@ class RaftStoreJournal(_Journal):  # type: ignore[misc]  # PySyncObj has no type
         self._is_fresh = False
         if raftCommitIndex <= self._commit_index:
             return
+        self._owed_commit = raftCommitIndex
         if self._sends_early:
             self._hand_over()
         else:
             self.flush()
         self._log.commit_to(raftCommitIndex)
+        self._owed_commit = 0
 
     def setCurrentTerm(self, term: int, votedForNodeId: object) -> None:  # noqa: N802, N803
         """Keep term and vote, durable on return under every strategy, also while the disk is full."""
@@ -227,6 +239,9 @@ class RaftStoreJournal(_Journal):  # type: ignore[misc]  # PySyncObj has no type
         """Make durable what `message`, about to leave, may promise. Costs nothing when nothing is new."""
         self._is_fresh = False
         if message["type"] in PROMISES_NOTHING:
+            return
+        if message["type"] == "response_vote":  # It promises the vote alone, also while the disk is full.
+            self._save_hard_state()
             return
         if self._acknowledges_early or (self._sends_early and message["type"] == "append_entries"):
             self._hand_over()
@@ -288,7 +303,11 @@ class RaftStoreJournal(_Journal):  # type: ignore[misc]  # PySyncObj has no type
             self._stop += 1
             self._last = entry
             return
-        if self._tail_bytes + len(entry[0]) > self._tail_bytes_max:
+        if (
+            self._tail
+            and self._before_clear is None
+            and self._tail_bytes + len(entry[0]) > self._tail_bytes_max
+        ):
             self.flush()
         self._tail.append(entry)
         self._tail_bytes += len(entry[0])
@@ -311,14 +330,32 @@ class RaftStoreJournal(_Journal):  # type: ignore[misc]  # PySyncObj has no type
     def _undo_clear(self, before: range) -> None:
         """Both entries of a dump were added: go on with the log if it holds them."""
         self._before_clear = None
-        if all(entry[1] in before and self._stored(entry[1]) == entry for entry in self._tail):
+        try:
+            self._check_follows_dump(before)
+            is_same = all(entry[1] in before and self._stored(entry[1]) == entry for entry in self._tail)
+        except RaftStoreError as error:  # PySyncObj only logs it, and would go on without the log.
+            self._refusal = error
+            raise
+        if is_same:
             self._start, self._stop = self._tail[0][1], before.stop
             self._is_cleared = False
             self._drop_tail()
             self._log.purge(self._start - 1)
 
+    def _check_follows_dump(self, before: range) -> None:
+        """The log begins with the dump that it was purged for: before an older one, a part is missing."""
+        dumped = self._tail[0][1]
+        if before and dumped < before.start:
+            raise GapError(
+                f"the dump is of index {dumped}, and the log begins at {before.start}, for it was purged for "
+                "a newer dump. The log was left as it is: bring that dump back, or let the node join anew, "
+                "with an empty store"
+            )
+
     def _save_hard_state(self) -> None:
         """Save what `setCurrentTerm` gave; again if that failed, for no message may leave before."""
+        if self._refusal is not None:
+            raise self._refusal
         if self._hard_state is not None:
             self._log.save_hard_state(self._hard_state)
             self._hard_state = None

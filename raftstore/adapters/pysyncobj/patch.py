@@ -13,7 +13,6 @@ import msgspec
 
 from raftstore import config
 from raftstore.adapters.pysyncobj import library, wiring
-from raftstore.adapters.pysyncobj.dumps import replace_durably
 from raftstore.adapters.pysyncobj.journal import RaftStoreJournal
 from raftstore.errors import ConfigError
 from raftstore.log import RaftLog
@@ -54,8 +53,7 @@ def install(template: Template = "segmented://{path}", *, adopt: bool = False) -
 
 def _patch(template: Template, adopt: bool) -> Callable[[], None]:
     modules = (_pysyncobj, _pysyncobj.syncobj, _pysyncobj.journal)
-    transport, serializer = _pysyncobj.transport.TCPTransport, _pysyncobj.serializer
-    replace = serializer.atomicReplace
+    transport, node = _pysyncobj.transport.TCPTransport, _pysyncobj.SyncObj
     create, initialise, send = modules[0].createJournal, transport.__init__, transport.send
 
     def create_journal(journalFile: Any = None) -> Any:  # noqa: N803
@@ -74,12 +72,13 @@ def _patch(template: Template, adopt: bool) -> Callable[[], None]:
         for module in modules:
             module.createJournal = create
         transport.__init__, transport.send = initialise, send
-        serializer.atomicReplace = replace
+        if wiring.SERIALIZER_ATTRIBUTE in vars(node):
+            delattr(node, wiring.SERIALIZER_ATTRIBUTE)
 
     for module in modules:
         module.createJournal = create_journal
     transport.__init__, transport.send = init_transport, send_when_durable
-    serializer.atomicReplace = replace_durably
+    setattr(node, wiring.SERIALIZER_ATTRIBUTE, wiring.SerializerSlot())
     return uninstall
 
 

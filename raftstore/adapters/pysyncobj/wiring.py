@@ -15,7 +15,7 @@ _SyncObj: Any = _pysyncobj.SyncObj
 _TCPTransport: Any = _pysyncobj.transport.TCPTransport
 
 _JOURNAL_ATTRIBUTE = "_SyncObj__raftLog"
-_SERIALIZER_ATTRIBUTE = "_SyncObj__serializer"
+SERIALIZER_ATTRIBUTE = "_SyncObj__serializer"
 
 
 def journal_of(sync_obj: Any) -> RaftStoreJournal | None:
@@ -29,7 +29,7 @@ def attach(sync_obj: Any, self_node: Any) -> None:
     journal = journal_of(sync_obj)
     if journal is not None and self_node is not None:
         journal.attach(self_node.id)
-        keep_in_a_file(sync_obj, sync_obj.__dict__[_SERIALIZER_ATTRIBUTE], journal.log.config.path)
+        keep_in_a_file(sync_obj, sync_obj.__dict__[SERIALIZER_ATTRIBUTE], journal.log.config.path)
 
 
 def wait_until_durable(sync_obj: Any, message: Any) -> None:
@@ -67,12 +67,12 @@ class _JournalSlot:
         node.__dict__[_JOURNAL_ATTRIBUTE] = node.makeJournal()
 
 
-class _SerializerSlot:
+class SerializerSlot:
     """Set-only: the serializer that `SyncObj.__init__` puts here makes durable dumps from then on."""
 
     def __set__(self, node: StoreSyncObj, serializer: Any) -> None:
         serializer.__class__ = DurableSerializer
-        node.__dict__[_SERIALIZER_ATTRIBUTE] = serializer
+        node.__dict__[SERIALIZER_ATTRIBUTE] = serializer
         journal = journal_of(node)
         if journal is not None:
             keep_in_a_file(node, serializer, journal.log.config.path)
@@ -87,7 +87,7 @@ class StoreSyncObj(_SyncObj):  # type: ignore[misc]
     """
 
     _SyncObj__raftLog = _JournalSlot()
-    _SyncObj__serializer = _SerializerSlot()
+    _SyncObj__serializer = SerializerSlot()
 
     def __init__(
         self,
