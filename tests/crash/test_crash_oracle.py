@@ -143,3 +143,6 @@ def test_only_a_refusal_is_ever_explained() -> None:
     assert explained("segmented", "posix", Verdict.REFUSED, words) is None
     assert explained("rocksdb", "posix", Verdict.LOST, words) is None
     assert explained("rocksdb", "posix", Verdict.REFUSED, "CorruptionError: a record is damaged") is None
+    torn = "Corruption: checksum mismatch  The file db/MANIFEST-000033 may be corrupted."
+    assert explained("rocksdb", "ext4", Verdict.REFUSED, torn) is not None
+    assert explained("rocksdb", "ext4", Verdict.LOST, torn) is None
