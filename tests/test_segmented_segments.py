@@ -288,11 +288,10 @@ def test_publishing_twice_is_publishing_once() -> None:
         batch = WriteBatch(6, truncate_from=4, entries=entries(4, 2, 50), hard_state=b"six")
         segment = backend._catalog.current
         data = encode_data(segment.place, segment.end, batch, b"")
-        end, size = segment.end, len(data)
-        backend._put(segment, data)
-        backend._publish(batch, segment, size)
-        segment.end = end
-        backend._publish(batch, segment, size)
+        written = backend._write_frame(batch)
+        assert written.size == len(data)
+        backend._publish(batch, written)
+        backend._publish(batch, written)
         assert everything(backend, 1, 5) == [*entries(1, 3), *entries(4, 2, 50)]
         assert len(segment.tail.firsts) == 4
 

@@ -8,6 +8,8 @@ import weakref
 from functools import partial
 from pathlib import Path
 
+import msgspec
+
 from raftstore.backend import BackendStats, Examination, Recovery
 from raftstore.batch import WriteBatch
 from raftstore.entry import Entry, term_runs
@@ -36,6 +38,15 @@ SEGMENT_BYTES_MAX = 4 << 30
 _log = logging.getLogger(__name__)
 
 
+class _Written(msgspec.Struct, frozen=True, gc=False):
+    """A frame that is durable and not yet published, or not completely."""
+
+    number: int
+    segment: Segment
+    offset: int
+    size: int
+
+
 class SegmentedBackend:
     """A `raftstore.backend.DiskBackend` on zero-filled segment files; needs no third-party library.
 
@@ -53,6 +64,8 @@ class SegmentedBackend:
         self._worker = Worker("raftstore-segmented")
         self._failed = False
         self._closed = False
+        self._written: _Written | None = None
+        """None outside of `write`, unless an interrupt cut that short."""
         try:
             self._open(segment_bytes)
         except NotRegularError as error:
@@ -70,8 +83,16 @@ class SegmentedBackend:
 
     def write(self, batch: WriteBatch) -> None:
         """As `DiskBackend.write`."""
-        if batch.number <= self._state.number:
-            return
+        written = self._written
+        if written is None or written.number != batch.number:
+            if batch.number <= self._state.number:
+                return
+            written = self._written = self._write_frame(batch)
+        self._publish(batch, written)
+        self._written = None
+
+    def _write_frame(self, batch: WriteBatch) -> _Written:
+        """Make the batch durable. Repeated before it is published, it writes the same to the same place."""
         if batch.entries and not self._space.has_reserve:
             self._space.ensure_reserve()
         segment = self._catalog.current
@@ -79,7 +100,7 @@ class SegmentedBackend:
         if segment.end + len(data) + FRAME_HEADER_BYTES > segment.size:
             segment, data = self._frame_in_next(batch)
         self._put(segment, data)
-        self._publish(batch, segment, len(data))
+        return _Written(batch.number, segment, segment.end, len(data))
 
     def read(self, start: int, stop: int, bytes_max: int | None) -> list[Entry]:
         """As `DiskBackend.read`."""
@@ -87,7 +108,7 @@ class SegmentedBackend:
 
     def maintain(self) -> None:
         """Mark the end, so that a later opening can prove it, and remove segments that count no more."""
-        if self._unmarked:
+        if self._unmarked and self._written is None:
             self._mark()
         self._space.retire(self._catalog)
         if not self._space.is_ready():
@@ -106,7 +127,7 @@ class SegmentedBackend:
             return
         self._closed = True
         self._worker.stop()
-        if not self._failed:
+        if not self._failed and self._written is None:
             try:
                 self._close_log()
             except Exception:  # noqa: BLE001  (what was written stays, and closing must not fail)
@@ -204,23 +225,24 @@ class SegmentedBackend:
             raise OSError(errno.EIO, "an unfinished write could not be taken back") from error
         self._failed = False
 
-    def _publish(self, batch: WriteBatch, segment: Segment, size: int) -> None:
+    def _publish(self, batch: WriteBatch, written: _Written) -> None:
         """Let readers see the write.
 
-        If an interrupt cuts this short, the write is repeated: everything here may be done twice, and the
-        number, by which a repetition is known, is set last.
+        If an interrupt cuts this short anywhere, it is repeated with the same frame: done twice, all of it is
+        done once. Only the counters may count it again.
         """
         entries, state, catalog, space = batch.entries, self._state, self._catalog, self._space
+        segment, size = written.segment, written.size
+        rotated = written.offset == FRAMES_AT
         with catalog.lock:
-            rotated = segment is not catalog.current
             if rotated:
                 state.begin_segment(segment.id)
                 catalog.rotate(segment)
             if batch.truncate_from is not None:
                 segment.tail.cut(batch.truncate_from)
             if entries:
-                segment.tail.add(entries[0].index, segment.end, size)
-            segment.end += size
+                segment.tail.add(entries[0].index, written.offset, size)
+            segment.end = written.offset + size
             self._unmarked = True
             _apply(state, batch)
         counters = self.counters

@@ -55,9 +55,7 @@ class FrameIndex:
         """Entries at `start` and above are gone from here, and from all before it."""
         self.low = min(self.low, start)
         keep = bisect_left(self.firsts, start)
-        del self.firsts[keep:]
-        del self.offsets[keep:]
-        del self.sizes[keep:]
+        del self.firsts[keep:], self.offsets[keep:], self.sizes[keep:]  # as one step: see `_publish`
 
     def add(self, first: int, offset: int, size: int) -> None:
         """A frame at `offset` holds entries from `first` on, in place of all that was there."""

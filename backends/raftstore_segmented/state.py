@@ -33,7 +33,11 @@ _NONE: Final = 0xFFFFFFFF
 
 
 class LogState:
-    """The state that frames build up. `apply` may be repeated: doing a write twice is doing it once."""
+    """The state that frames build up. `apply` may be repeated: doing a write twice is doing it once.
+
+    That also holds if an interrupt cut the first time short. What belongs together is changed in one
+    statement without a call in it: no interrupt is delivered in between.
+    """
 
     def __init__(self, oldest: int) -> None:
         self.anchor = NO_ENTRY
@@ -117,15 +121,12 @@ class LogState:
             self.run_firsts.clear()
             self.run_terms.clear()
         dead = max(bisect_right(self.run_firsts, anchor.index + 1) - 1, 0)
-        del self.run_firsts[:dead]
-        del self.run_terms[:dead]
+        del self.run_firsts[:dead], self.run_terms[:dead]
         dead = max(bisect_right(self.firsts, anchor.index + 1) - 1, 0)
-        del self.firsts[:dead]
-        self.oldest += dead
+        self.firsts, self.oldest = self.firsts[dead:], self.oldest + dead
 
     def _append(self, runs: Sequence[LogId], stop: int) -> None:
-        if runs[0].index <= self.last_index:
-            self._truncate(runs[0].index)
+        self._truncate(runs[0].index)
         for run in runs:
             if not self.run_terms or self.run_terms[-1] != run.term:
                 self.run_terms.append(run.term)
