@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from raftstore.testing.crash.oracle import Verdict
-from raftstore.testing.crash.page import Sum, main, page
+from raftstore.testing.crash.page import Sum, _without_directories, main, page
 from raftstore.testing.crash.report import load, outcome_of, report, save
 from raftstore.testing.crash.tally import Planted, Tally
 from raftstore.testing.rot.judge import Outcome as RotOutcome
@@ -97,3 +97,8 @@ def test_a_silent_loss_by_rot_fails_the_command(tmp_path: Path) -> None:
     whole.take_rot(file)
     assert whole.has_failed
     assert "| lost | 1 |" in page(whole)
+
+
+def test_the_page_names_no_directory_of_the_machine() -> None:
+    command = "crash --keep /home/me/keep --report /tmp/a/b.json --method 'power cut'"
+    assert _without_directories(command) == "crash --keep keep --report b.json --method 'power cut'"

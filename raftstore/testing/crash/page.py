@@ -9,6 +9,7 @@ that was broken, or of a planted bug that was not caught: then that stands on th
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -209,7 +210,12 @@ def _refused(whole: Sum) -> str:
 
 def _runs(whole: Sum) -> str:
     rows = [
-        [f"`{report.command}`", outcome.backend, report.made_with.commit or "", f"{outcome.seconds:.0f}"]
+        [
+            f"`{_without_directories(report.command)}`",
+            outcome.backend,
+            report.made_with.commit or "",
+            f"{outcome.seconds:.0f}",
+        ]
         for report in whole.reports
         for outcome in report.outcomes
     ]
@@ -219,6 +225,11 @@ def _runs(whole: Sum) -> str:
     ]
     made = sorted({r.made_with.text for r in whole.reports} | {r.made_with.text for r in whole.rot})
     return f"{table(['command', 'backend', 'commit', 'seconds'], rows)}\n\n{bullets(made)}"
+
+
+def _without_directories(command: str) -> str:
+    """Where the files of a run lay says nothing to anybody else."""
+    return re.sub(r"(?<= )/(?:[^/ ]+/)*", "", command)
 
 
 def _rot_command(result: Result) -> str:
