@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import threading
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +13,14 @@ import pytest
 from raftstore_segmented import SegmentedBackend, removal, retired, zeroing
 from raftstore_segmented.checksums import checksum
 from raftstore_segmented.frame import FRAME_HEADER_BYTES, Place, decode_header, encode_data
+from raftstore_segmented.header import FRAMES_AT
 from raftstore_segmented.table import Change
 from raftstore_segmented.testing import SimulatedDisk
+from raftstore_segmented.worker import Worker
 
 from raftstore.batch import WriteBatch
 from raftstore.entry import Entry, LogId
+from raftstore.errors import CorruptionError
 
 pytestmark = pytest.mark.backend("segmented")
 
@@ -148,6 +153,75 @@ def test_a_segment_that_somebody_reads_is_not_made_shorter() -> None:
         backend._worker.wait_idle()
         assert disk.size(held.fd) == held.size
         backend._catalog.let_go(held)
+
+
+class OneCannotGo:
+    """Files that are empty, and of which one cannot be unlinked."""
+
+    def __init__(self) -> None:
+        self.unlinked: list[str] = []
+        self.closed: list[int] = []
+
+    def open(self, name: str, *, writable: bool) -> int:
+        return len(name)
+
+    def size(self, fd: int) -> int:
+        return 0
+
+    def close(self, fd: int) -> None:
+        self.closed.append(fd)
+
+    def unlink(self, name: str) -> None:
+        if name == "stays":
+            raise OSError(errno.EIO, "planted")
+        self.unlinked.append(name)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_file_that_cannot_be_removed_does_not_keep_the_others(at_once: bool) -> None:
+    files = OneCannotGo()
+    waiting = removal.Removal(files)  # type: ignore[arg-type]
+    for name in ("stays", "goes", "goes too"):
+        waiting.add(name)
+    if at_once:
+        waiting.finish()
+    else:
+        with pytest.raises(OSError, match="planted"):
+            waiting.step()
+        while not waiting.is_done:
+            waiting.step()
+    assert files.unlinked == ["goes", "goes too"]
+    assert len(files.closed) == (0 if at_once else 3)
+
+
+def test_an_interrupt_does_not_let_a_closing_store_leave_its_thread_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else it may rename and remove files that another process has opened meanwhile."""
+    worker, gate, join = Worker("test"), threading.Event(), threading.Thread.join
+    worker.submit(gate.wait)
+    (thread,) = (one for one in threading.enumerate() if one.name == "test")
+
+    def interrupted(self: threading.Thread, timeout: float | None = None) -> None:
+        if not gate.is_set():
+            gate.set()
+            raise KeyboardInterrupt
+        join(self, timeout)
+
+    monkeypatch.setattr(threading.Thread, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        worker.stop()
+    assert not thread.is_alive()
+
+
+def test_a_file_that_ends_within_a_frame_is_corruption_wherever_it_ends() -> None:
+    with opened(SimulatedDisk()) as backend:
+        append(backend, 1, size=9000)
+        segment = backend._catalog.current
+        for length in range(segment.end - 8, FRAMES_AT, -1):
+            backend._files.truncate(segment.fd, length)
+            with pytest.raises(CorruptionError):
+                backend.read(1, 2, None)
 
 
 def test_a_removal_that_dies_at_any_step_is_finished_by_the_next_opening() -> None:

@@ -125,8 +125,8 @@ class SegmentedBackend:
         """As `DiskBackend.close`. Leaves an index, so that the next opening has nothing to scan."""
         if self._closed:
             return
-        self._closed = True
         self._worker.stop()
+        self._closed = True
         if not self._failed and self._written is None:
             try:
                 self._close_log()
@@ -329,9 +329,11 @@ def _upkeep(worker: Worker, catalog: Catalog, space: Space) -> None:
     A piece at a time: other work need not wait. Room that came back may be what the next segment waits for.
     """
     space.retire(catalog)
-    if space.remove_a_piece() and not worker.stopping:
-        worker.submit(partial(_upkeep, worker, catalog, space))
-    space.keep_up()
+    try:
+        if space.remove_a_piece() and not worker.stopping:
+            worker.submit(partial(_upkeep, worker, catalog, space))
+    finally:
+        space.keep_up()
 
 
 def _is_idle(worker: Worker, state: LogState, number: int) -> bool:

@@ -145,6 +145,8 @@ class Reader:
             table = self._table(segment, span, header, data[at : at + header.table_bytes])
             at += header.table_bytes
             payload = data[at : at + header.payload_bytes]
+            if len(payload) < header.payload_bytes:
+                self._damaged("the file is too short", segment, span)
             self._check(segment, span, table, payload, 0)
             stop = haul.reach(table, span.start, span.stop)
             haul.entries += table.entries(span.start, stop, payload, 0)

@@ -57,8 +57,10 @@ class Removal:
         """Remove all that is left, at once."""
         with self._lock:
             while self._names:
-                with suppress(OSError):
+                try:
                     self._unlink()
+                except OSError:
+                    self._forget()
 
     def _shorten(self) -> bool:
         """Take a piece off; False if the rest is small enough to go at once."""
@@ -75,14 +77,13 @@ class Removal:
         return True
 
     def _unlink(self) -> None:
-        name = self._names[0]
+        self._files.unlink(self._names[0])
         self._forget()
-        self._files.unlink(name)
 
     def _forget(self) -> None:
         """Let the first name go."""
-        if self._names:
-            self._names.popleft()
-        if self._fd is not None:
-            self._files.close(self._fd)
-            self._fd = None
+        self._names.popleft()
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            with suppress(OSError):
+                self._files.close(fd)

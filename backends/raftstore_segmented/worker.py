@@ -47,10 +47,19 @@ class Worker:
             self._changed.wait_for(lambda: not self._jobs and not self._busy)
 
     def stop(self) -> None:
-        """Finish the jobs, then end the thread. Twice is fine."""
+        """Finish the jobs, then end the thread. Twice is fine.
+
+        An interrupt goes on when the thread has ended: the store's files may be another's then.
+        """
         self.signal_stop()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+        thread, interrupt = self._thread, None
+        while thread is not None and thread is not threading.current_thread() and thread.is_alive():
+            try:
+                thread.join()
+            except BaseException as error:  # noqa: BLE001
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
 
     def signal_stop(self) -> None:
         """As `stop`, without waiting; takes no lock that a running job could hold."""
