@@ -199,7 +199,11 @@ def test_an_interrupt_does_not_let_a_closing_store_leave_its_thread_behind(
 ) -> None:
     """Else it may rename and remove files that another process has opened meanwhile."""
     worker, gate, join = Worker("test"), threading.Event(), threading.Thread.join
-    worker.submit(lambda: None if gate.wait() else None)
+
+    def wait() -> None:
+        gate.wait()
+
+    worker.submit(wait)
     (thread,) = (one for one in threading.enumerate() if one.name == "test")
 
     def interrupted(self: threading.Thread, timeout: float | None = None) -> None:
