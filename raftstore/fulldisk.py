@@ -51,8 +51,20 @@ def rechain(durable: Write, fates: Sorted, newest: Write) -> Write:
     """Make what is left one chain on `durable`, with numbers never used before; its newest write."""
     latest = durable
     for number, write in enumerate([*fates.ahead, *fates.kept], start=newest.number + 1):
+        write.commit = _commit_that_stays(write, fates.refused, latest)
         write.rebase(latest, number)
         latest = write
-    commit = max(newest.commit, latest.commit)  # a refused reset had lowered it, others only raise it
+    commit = _commit_that_stays(newest, fates.refused, latest)
     latest.commit = max(min(commit, latest.shape.last.index), latest.shape.anchor.index)
     return latest
+
+
+def _commit_that_stays(write: Write, refused: Sequence[Write], before: Write) -> int:
+    """The commit index of `write`, as far as it means entries that are there without those `refused`.
+
+    From a refused truncation on it may mean entries that were to replace what now stays.
+    """
+    cuts = [
+        one.truncate_from for one in refused if one.number <= write.number and one.truncate_from is not None
+    ]
+    return max(min(write.commit, min(cuts) - 1), before.commit) if cuts else write.commit

@@ -327,3 +327,19 @@ def test_a_refused_reset_does_not_lower_the_commit_index(disk: MemoryDisk) -> No
         disk.full = False
     with open_log(disk, DiskFirst()) as log:
         assert log.commit_index == 4
+
+
+def test_a_refused_replacement_does_not_commit_what_it_was_to_replace(disk: MemoryDisk) -> None:
+    """Else a state machine would apply an entry that the leader has overwritten."""
+    with open_log(disk, DiskFirst()) as log:
+        log.append(span(1, 6))
+        log.commit_to(2)
+        log.flush()
+        disk.full = True
+        with pytest.raises(StoreFullError):
+            log.save([entry(4, 2), entry(5, 2)], truncate_from=4, hard_state=HardState(2, None, 5))
+        assert log.commit_index == 3
+        assert log.term(4) == 1
+        disk.full = False
+        log.save([entry(4, 2), entry(5, 2)], truncate_from=4, hard_state=HardState(2, None, 5))
+        assert (log.commit_index, log.term(4)) == (5, 2)
