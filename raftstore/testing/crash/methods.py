@@ -17,6 +17,18 @@ def _a_recorder(bench: Bench) -> str | None:
     return None if bench.can_record else "a C compiler (cc, gcc or clang), or strace, to record calls"
 
 
+SEEN_BELOW_A_FILE_SYSTEM: Final = (
+    "acknowledged before written",
+    "durable index published early",
+    "no fsync",
+    "vote not synced",
+    "vote not synced in rocksdb",
+    "lmdb sync=False",
+    "lmdb metasync=False",
+    "rocksdb every other write unsynced",
+)
+"""The planted bugs that a power cut of a mounted file system must find, real or replayed."""
+
 METHODS: Final = (
     Method(
         name="every call",
@@ -54,32 +66,14 @@ METHODS: Final = (
         about="A mounted ext4 or xfs goes down while a workload runs on it, and is mounted again.",
         run=kernel.run,
         needs=kernel.needs,
-        plants=(
-            "acknowledged before written",
-            "durable index published early",
-            "no fsync",
-            "vote not synced",
-            "vote not synced in rocksdb",
-            "lmdb sync=False",
-            "lmdb metasync=False",
-            "rocksdb every other write unsynced",
-        ),
+        plants=SEEN_BELOW_A_FILE_SYSTEM,
     ),
     Method(
         name="block replay",
         about="Block writes below an ext4 or xfs are recorded; disks that a power cut may leave are mounted.",
         run=block.run,
         needs=block.needs,
-        plants=(
-            "acknowledged before written",
-            "durable index published early",
-            "no fsync",
-            "vote not synced",
-            "vote not synced in rocksdb",
-            "lmdb sync=False",
-            "lmdb metasync=False",
-            "rocksdb every other write unsynced",
-        ),
+        plants=SEEN_BELOW_A_FILE_SYSTEM,
     ),
     Method(
         name="failed sync",
