@@ -24,7 +24,8 @@ from raftstore.errors import BackendMissingError, ConfigError, CorruptionError, 
 from raftstore.formatfile import read_format, write_format
 from raftstore.hardstate import decode_hard_state, decode_meta, encode_hard_state, encode_meta
 from raftstore.lock import Holder, read_holder
-from raftstore.witness import SLOT_BYTES, create_witness, read_witness
+from raftstore.testing.fuzz.core import seal_format, seal_witness
+from raftstore.witness import create_witness, read_witness
 
 HARD_STATES = [encode_hard_state(HardState(7, vote, 3)) for vote in (None, "n1")]
 METAS = [encode_meta({}), encode_meta({"a": b"x" * 40, "peers": b""})]
@@ -47,28 +48,14 @@ def written(write: Callable[[Path], object]) -> bytes:
     return data
 
 
-def sealed_format(data: bytes) -> bytes:
-    start, stop = data.find(b'{"version"'), data.rfind(b',"crc32"')
-    if not 0 <= start < stop:
-        return data
-    return data[:stop] + b',"crc32":%d}\n' % zlib.crc32(data[start:stop])
-
-
-def sealed_witness(data: bytes) -> bytes:
-    slots = [bytearray(data[at : at + SLOT_BYTES]) for at in (0, SLOT_BYTES)]
-    for slot in slots:
-        slot[28:32] = zlib.crc32(slot[:28]).to_bytes(4, "little")
-    return b"".join(slots)
-
-
 HOLDER = msgspec.json.encode(Holder(1, "host", 1.5))
 
 
 @pytest.fixture
 def formats(private_tmp: Path) -> dict[str, Format]:
     return {
-        "FORMAT": Format([written(lambda path: write_format(path, "lmdb"))], read_format, sealed_format),
-        "WITNESS": Format([written(lambda path: create_witness(path, 7))], read_witness, sealed_witness),
+        "FORMAT": Format([written(lambda path: write_format(path, "lmdb"))], read_format, seal_format),
+        "WITNESS": Format([written(lambda path: create_witness(path, 7))], read_witness, seal_witness),
         "LOCK": Format([HOLDER, b"[" * 4000, b'{"pid":' + b"9" * 400 + b"}"], read_holder, refusals=()),
     }
 
