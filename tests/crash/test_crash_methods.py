@@ -141,8 +141,8 @@ def test_every_bug_that_can_be_planted_must_be_found_by_some_method() -> None:
 
 @segmented
 def test_a_process_that_hangs_is_told_from_one_that_dies(bench: Bench) -> None:
-    plan = Plan(backend="segmented", seed=1, steps=400)
-    run = bench.lab.run(plan, bench.lab.arena(), timeout_s=0.05)
+    plan = Plan(backend="segmented", seed=1, steps=5, mix="plain")
+    run = bench.lab.run(plan, bench.lab.arena(), fault=Fault(KINDS["sync EIO"].kinds, 3, "stop"), timeout_s=1)
     assert bench.judge(plan, run, "hang", "", killed=False)[0] is Verdict.HANG
 
 

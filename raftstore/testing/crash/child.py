@@ -24,7 +24,7 @@ from raftstore.testing.crash.lab import STORE, Ending, Fault, Job
 from raftstore.testing.crash.plants import plant
 
 POLL_S: Final = 0.0005
-_ACTIONS: Final = {"fail": 1, "short": 2, "kill": 3, "kill half": 4}
+_ACTIONS: Final = {"fail": 1, "short": 2, "kill": 3, "kill half": 4, "stop": 5}
 _NO_FAULT: Final = Fault(0, 0, "fail")
 
 

@@ -21,7 +21,7 @@ from raftstore.testing.crash.events import Event, decode, explanation_of
 from raftstore.testing.crash.plan import Plan
 from raftstore.testing.crash.scratch import Scratch
 
-Action = Literal["fail", "short", "kill", "kill half"]
+Action = Literal["fail", "short", "kill", "kill half", "stop"]
 
 
 class Fault(msgspec.Struct, frozen=True):

@@ -23,7 +23,7 @@
 
 enum { OPEN = 1, WRITE, TRUNCATE, ALLOCATE, SYNC, RENAME, UNLINK, MKDIR, RMDIR, LINK, EVENT, UNSUPPORTED };
 enum { CREATED = 1, EMPTIED = 2, DIRECTORY = 4, SYNCED = 8, DATA_ONLY = 16 };
-enum { ACT_FAIL = 1, ACT_SHORT, ACT_KILL, ACT_KILL_HALF };
+enum { ACT_FAIL = 1, ACT_SHORT, ACT_KILL, ACT_KILL_HALF, ACT_STOP };
 enum { FIRED = 11, FDS = 4096 };
 
 struct record {
@@ -73,12 +73,14 @@ static int faulty(uint32_t kind, size_t *size) {
     if (!(fault.kinds & kind)) return 0;
     uint64_t number = ++calls;
     if (number != fault.nth && !(fault.sticky && number > fault.nth)) return 0;
-    if (fault.action >= ACT_SHORT && fault.action != ACT_KILL && !size) return 0;
+    int resizes = fault.action == ACT_SHORT || fault.action == ACT_KILL_HALF;
+    if (resizes && !size) return 0;
     unsigned char event[16] = {FIRED};
     memcpy(event + 4, &kind, 4);
     memcpy(event + 8, &number, 8);
     if (number == fault.nth) raw_write(event_fd, event, sizeof event);
     if (fault.action == ACT_KILL) kill(owner, SIGKILL), pause();
+    if (fault.action == ACT_STOP) kill(owner, SIGSTOP), pause();
     if (fault.action == ACT_FAIL) return fault.error;
     if (*size > 1) *size /= 2;
     return 0;
