@@ -11,13 +11,13 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 from hostile_tools import edited, edits, many
 from hypothesis import given
 from hypothesis import strategies as st
 
 from raftstore.errors import BackendMissingError, CorruptionError
+from raftstore.testing.fuzz.report import load as load_report
 from raftstore.testing.fuzz.target import SEAL, Guard, Target, WrongError
 from raftstore.testing.fuzz.targets import MODULES, NAMES, target_named
 
@@ -129,4 +129,6 @@ def test_the_command_says_what_it_did_and_keeps_the_inputs(tmp_path: Path) -> No
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "lock: " in done.stdout
-    assert msgspec.json.decode((tmp_path / "report.json").read_bytes())[0]["inputs"] > 10
+    [result] = load_report(tmp_path / "report.json").results
+    assert result.inputs > 10
+    assert result.cpu_seconds > 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,9 @@ from typing import Final
 import msgspec
 
 from raftstore.errors import BackendMissingError
+from raftstore.testing.crash.provenance import provenance
 from raftstore.testing.fuzz.guided import COMMAND, memory
+from raftstore.testing.fuzz.report import Report, Result, save
 from raftstore.testing.fuzz.target import SECONDS_MAX, Guard, Target
 from raftstore.testing.fuzz.targets import NAMES, target_named
 
@@ -38,19 +41,6 @@ LIES: Final = tuple(
 
 _NOISE: Final = ("INFO: ", "#", "WARNING: ")
 """How lines begin that say nothing of what was found."""
-
-
-class Result(msgspec.Struct, frozen=True):
-    """What fuzzing one target came to."""
-
-    target: str
-    inputs: int
-    seconds: float
-    guided: bool
-    found: str | None = None
-    """What went wrong, for people."""
-    kept: str | None = None
-    """The file with the input that did it."""
 
 
 def main() -> int:
@@ -72,9 +62,10 @@ def main() -> int:
                 print(f"{name}: SKIPPED: {error}", flush=True)
                 continue
         print(_line(results[-1]), flush=True)
+    report = Report(seed, arguments.seconds, provenance(), results)
     if arguments.json:
-        Path(arguments.json).write_bytes(msgspec.json.format(msgspec.json.encode(results)) + b"\n")
-    return int(any(result.found for result in results))
+        save(Path(arguments.json), report)
+    return int(report.has_failed)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -103,7 +94,7 @@ def _guided(name: str, seconds: float, seed: int, corpus: Path) -> Result:
         place = Path(directory)
         (place / "words").write_text("".join(map(_word, LIES)))
         _write_seeds(name, place)
-        begin = time.monotonic()
+        begin, cpu_begin = time.monotonic(), _cpu_of_children()
         done = subprocess.run(
             [
                 *(sys.executable, "-c", COMMAND, name, scratch, f"-max_total_time={max(1, round(seconds))}"),
@@ -123,12 +114,19 @@ def _guided(name: str, seconds: float, seed: int, corpus: Path) -> Result:
         words = "".join(line for line in _lines(done.stdout) if not line.startswith(_NOISE))
         counted = re.search(r"number_of_executed_units:\s*(\d+)", words)
         inputs = int(counted[1]) if counted else 0
-        result = Result(name, inputs, time.monotonic() - begin, True)
+        cpu_seconds = _cpu_of_children() - cpu_begin
+        result = Result(name, inputs, time.monotonic() - begin, cpu_seconds, guided=True)
         if not done.returncode:
             return result
         culprit = next((file for file in place.iterdir() if "-" in file.name), None)
         kept = None if culprit is None else str(shutil.copy(culprit, corpus.parent / f"{name}-found"))
         return msgspec.structs.replace(result, found=words[-3000:], kept=kept)
+
+
+def _cpu_of_children() -> float:
+    """Seconds that the children which have ended ran."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _lines(output: bytes) -> list[str]:
@@ -151,18 +149,22 @@ def _at_random(name: str, seconds: float, seed: int, corpus: Path) -> Result:
     with tempfile.TemporaryDirectory(prefix="raftstore-fuzz-", dir=memory()) as directory:
         scratch, begin, random = Path(directory).resolve(), time.monotonic(), Random(seed)
         target = target_named(name, scratch)
-        guard, inputs = Guard(scratch), 0
+        guard, cpu_begin = Guard(scratch), time.process_time()
+        inputs, data, found = 0, b"", None
         guard.warm_up(target)
-        while time.monotonic() - begin < seconds:
+        while found is None and time.monotonic() - begin < seconds:
             data, inputs = _mutated(target, random), inputs + 1
             try:
                 guard.run(target, data)
             except Exception:  # noqa: BLE001  (that is what is looked for)
-                kept = corpus.parent / f"{name}-found"
-                kept.write_bytes(data)
-                words = traceback.format_exc()
-                return Result(name, inputs, time.monotonic() - begin, False, words, str(kept))
-    return Result(name, inputs, time.monotonic() - begin, False)
+                found = traceback.format_exc()
+        seconds, cpu_seconds = time.monotonic() - begin, time.process_time() - cpu_begin
+    result = Result(name, inputs, seconds, cpu_seconds, guided=False)
+    if found is None:
+        return result
+    kept = corpus.parent / f"{name}-found"
+    kept.write_bytes(data)
+    return msgspec.structs.replace(result, found=found, kept=str(kept))
 
 
 def _mutated(target: Target, random: Random) -> bytes:
