@@ -326,8 +326,8 @@ class Ledger:
             self.persisted_commit = group.commit if group.batch.hard_state else self.persisted_commit
         self.durable = newest
         newest.previous = None
-        self._complete(group)
         self._move_watermark(group)
+        self._complete(group)  # Last: who waits looks without the lock, and must find all of the above.
         self.last_flush_end = time.monotonic()
 
     def _complete(self, group: Group) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
+from raftstore.batch import WriteBatch
 from raftstore.entry import HardState, LogId
 from raftstore.errors import (
     BackpressureError,
@@ -20,7 +21,7 @@ from raftstore.hardstate import decode_hard_state
 from raftstore.log import RaftLog
 from raftstore.policy import Batch, FlushPolicy, Immediate
 from raftstore.strategy import DiskFirst, MemFirst, Strategy
-from raftstore.testing.memory import MemoryDisk
+from raftstore.testing.memory import MemoryBackend, MemoryDisk
 from raftstore.testing.open_log import close_broken, open_log
 from raftstore.testing.tools import PATIENCE_S, background, entry, in_threads, outcome
 
@@ -91,7 +92,6 @@ def test_a_power_cut_beside_threads_takes_nothing_that_was_promised(
     for thread in [*threads, voter]:
         outcome(thread)
     close_broken(log)
-    disk.begun = None  # a write that began beside the cut is nobody's any more
     found = contents(disk)
     assert sorted(found) == list(range(1, len(found) + 1))
     told.check(found, durable_only=strategy != DiskFirst())
@@ -186,3 +186,15 @@ def test_receipts_tell_the_truth_beside_truncations_and_a_full_disk(
         assert set(found.items()) <= set(durable_then)
         assert log.last == LogId(TERM if found else 0, len(found))
     assert contents(disk) == found
+
+
+def test_a_write_that_begins_beside_a_power_cut_is_nobodys(disk: MemoryDisk) -> None:
+    class CutShort(MemoryBackend):
+        def _check_batch(self, batch: WriteBatch) -> None:
+            self.disk.crash()
+
+    with pytest.raises(OSError, match="the power failed"):
+        CutShort(disk=disk).write(WriteBatch(1, entries=[entry(1)]))
+    with open_log(disk) as log:
+        log.append([entry(1, data=b"another")])
+        assert log.entries(1) == [entry(1, data=b"another")]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from raftstore.entry import NO_ENTRY
 from raftstore.log import RaftLog
 from raftstore.policy import Batch, FlushPolicy, Immediate
 from raftstore.strategy import DiskFirst, MemFirst, Strategy
-from raftstore.testing.log_machine import run_log_machine
+from raftstore.testing.log_machine import LogMachine, run_log_machine
 from raftstore.testing.memory import MemoryDisk
 from raftstore.testing.open_log import KillableMemory, open_log
+from raftstore.testing.tools import entry
 
 STRATEGIES = [DiskFirst(), MemFirst(), MemFirst(sync_on_commit=True)]
 NEVER = Batch(10**6, 10**6)
@@ -27,3 +29,11 @@ def test_any_sequence_of_calls_equals_the_model(strategy: Strategy, policy: Flus
         return open_log(disk, strategy, policy, cache_bytes=8 * 1024)
 
     run_log_machine(lambda: KillableMemory(opener), examples=40, steps=40, shrink=True)
+
+
+def test_an_entry_that_was_replaced_by_one_of_the_same_id_was_taken_back() -> None:
+    machine = LogMachine(KillableMemory(lambda disk: open_log(disk, DiskFirst(), NEVER)))
+    machine.both("submit", [entry(1, data=b"before")])
+    machine.both("save", [entry(1, data=b"after")], anchor=NO_ENTRY)
+    machine.flush()
+    machine.teardown()

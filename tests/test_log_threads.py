@@ -407,6 +407,29 @@ def test_receipts_of_one_log_complete_in_order(disk: MemoryDisk) -> None:
     assert done == list(range(1, 101))
 
 
+@both
+def test_who_learns_that_a_write_is_durable_finds_the_durable_index_there(
+    disk: MemoryDisk, strategy: Strategy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moving, go_on = threading.Event(), threading.Event()
+    with open_log(disk, strategy) as log:
+        ledger = log._session.pipeline.ledger
+        watermark = ledger._watermark
+
+        def moved_late() -> int:
+            moving.set()
+            go_on.wait(PATIENCE_S)
+            return watermark()
+
+        monkeypatch.setattr(ledger, "_watermark", moved_late)
+        receipt = log.submit([entry(1)])
+        assert moving.wait(PATIENCE_S)
+        try:
+            assert not receipt.done() or log.durable_index == 1
+        finally:
+            go_on.set()
+
+
 def test_closing_answers_every_waiter(disk: MemoryDisk) -> None:
     log = open_log(disk, DiskFirst(), NEVER)
     receipt = log.submit(span(1, 4))

@@ -55,7 +55,8 @@ class _Sent(msgspec.Struct):
     """A receipt, and whether something may have taken its entries back."""
 
     receipt: Any
-    last: LogId
+    last: Entry | None
+    """This very entry: another one may come to have its id."""
     taken_back: bool = False
 
 
@@ -106,7 +107,7 @@ class LogMachine(RuleBasedStateMachine):
         if isinstance(actual, type):
             return actual
         receipt: Any = actual
-        self.sent.append(_Sent(receipt, self.model.last))
+        self.sent.append(_Sent(receipt, self.model.live[-1] if self.model.live else None))
         self.late |= name == "submit_splice"
         if name == "submit_propose":
             return range(receipt.first, receipt.last + 1)
@@ -115,9 +116,8 @@ class LogMachine(RuleBasedStateMachine):
     def _remember(self, name: str, before: LogState) -> None:
         after = self.model.state()
         if name in TAKES_BACK:
-            live = {e.id for e in after.entries}
             for sent in self.sent:
-                sent.taken_back |= sent.last not in live
+                sent.taken_back |= all(e is not sent.last for e in after.entries)
         if after == before:
             return
         cut = name == "splice" and after.entries[: len(before.entries)] != before.entries

@@ -128,6 +128,12 @@ class MemoryDisk:
         """Raise `PowerCut` in place of the step after `steps` more; a write is two: effect, then sync."""
         self._steps_left = steps
 
+    def begin(self, owner: MemoryBackend, batch: WriteBatch) -> None:
+        """The write of `batch` has begun. Not after a power cut: what begins beside one is nobody's."""
+        with self.lock:
+            owner.check_alive()
+            self.begun = batch
+
     def apply(self, owner: MemoryBackend, batch: WriteBatch) -> None:
         """One step: the effect of `batch` is there, but a power cut may take it away until `sync`."""
         self._step()
@@ -147,6 +153,12 @@ class MemoryDisk:
         with self.lock:
             owner.check_alive()
             self.durable = len(self.writes)
+
+    def end(self, owner: MemoryBackend) -> None:
+        """The write that had begun is over, and its outcome known."""
+        with self.lock:
+            owner.check_alive()
+            self.begun = None
 
     def next_fault(self) -> tuple[BaseException | None, bool]:
         """The error that the write now beginning has to raise, and whether its effect is there."""
@@ -210,12 +222,12 @@ class MemoryBackend:
                 self.disk.sync(self)
             else:
                 self._begin(batch)
-            self.disk.begun = None
+            self.disk.end(self)
 
     def _begin(self, batch: WriteBatch) -> None:
         self._check_batch(batch)
         disk = self.disk
-        disk.begun = batch
+        disk.begin(self, batch)
         disk.gate.pass_through()
         self.check_alive()
         error, applied = disk.next_fault()
@@ -236,7 +248,7 @@ class MemoryBackend:
 
     def _fail(self, error: BaseException) -> None:
         if is_enospc(error):
-            self.disk.begun = None
+            self.disk.end(self)
         elif isinstance(error, Exception):
             self._failed = True
         raise error
