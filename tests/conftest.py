@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import tempfile
 import threading
 import time
@@ -25,6 +26,9 @@ GRACE_S = 5.0
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell starts what runs in its background with this signal ignored, and every child would inherit that.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "backend(name): needs the disk backend of that name")
 
 
