@@ -85,7 +85,9 @@ def running(method: str, seconds: str = "60") -> Generator[tuple[subprocess.Pope
             eventually(has_mounted, "the lane mounted something")
             if not found:
                 assert lane.stderr is not None
-                pytest.skip(f"{method}: {lane.stderr.read().decode(errors='replace').strip()}")
+                words = lane.stderr.read().decode(errors="replace")
+                assert words.startswith("SKIP"), words
+                pytest.skip(f"{method} needs {words[5:].strip()}")
             yield lane, found[0].parent
         finally:
             lane.kill()
