@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -102,6 +103,17 @@ def test_appends_resume_when_somebody_else_makes_room(small_disk: Path) -> None:
 def test_the_ballast_takes_at_most_an_eighth_of_the_disk(small_disk: Path) -> None:
     with closing(opened(small_disk, ballast_bytes=1 << 40)):
         assert (small_disk / "ballast").stat().st_size == 6 << 20
+
+
+def test_on_a_file_system_that_does_not_tell_its_size_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some, of FUSE and of the network, know no `statfs`: everything is 0 there."""
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(total=0, used=0, free=0))
+    with closing(opened(tmp_path, ballast_bytes=1 << 20)) as backend:
+        backend.write(append(1, 1))
+    with closing(opened(tmp_path)) as backend:
+        assert backend.recovery.last == LogId(1, 1)
 
 
 def test_an_append_that_rocksdb_refused_does_not_take_the_ballast_instead(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -56,7 +57,9 @@ def no_room(path: Path, why: str) -> OSError:
 
 
 def _free_bytes(path: Path) -> int:
-    return shutil.disk_usage(path).free
+    """Without bounds on a file system that does not tell its size, as some of FUSE and of the network do."""
+    disk = shutil.disk_usage(path)
+    return disk.free if disk.total else sys.maxsize
 
 
 def _disk_bytes(path: Path) -> int:
