@@ -12,15 +12,18 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from raftstore.testing.crash.block_mount import CannotMountError, enter_private_mounts
 from raftstore.testing.crash.campaign import Settings, run_lane
-from raftstore.testing.crash.methods import METHODS
+from raftstore.testing.crash.methods import METHODS, USUAL
 from raftstore.testing.crash.record import CannotRecordError, build_shim
 from raftstore.testing.crash.report import Images, Outcome, as_text, outcome_of, report, save
 from raftstore.testing.crash.tally import Tally
+
+NAMES: Final = tuple(method.name for method in METHODS)
 
 
 def main() -> int:
@@ -38,7 +41,7 @@ def main() -> int:
             begin = time.monotonic()
             settings = Settings(
                 backend=backend,
-                methods=arguments.method or [method.name for method in METHODS],
+                methods=arguments.method or (NAMES if arguments.soak else USUAL),
                 plants=not arguments.no_plants,
                 seconds=arguments.seconds,
                 images=arguments.images,
@@ -73,8 +76,8 @@ def _end(_number: int, _frame: object) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m raftstore.testing.crash", description=__doc__)
     parser.add_argument("--backend", action="append", required=True, help="a registered backend; repeatable")
-    names = [method.name for method in METHODS]
-    parser.add_argument("--method", action="append", choices=names, help="repeatable; default: all")
+    parser.add_argument("--method", action="append", choices=NAMES, help="repeatable; default: all usual")
+    parser.add_argument("--soak", action="store_true", help="the slow methods, too, if none is named")
     parser.add_argument("--no-plants", action="store_true", help="plant no bugs first")
     parser.add_argument("--seconds", type=float, default=120.0, help="for each backend, after the plants")
     parser.add_argument("--images", type=int, help="end after so many different images")

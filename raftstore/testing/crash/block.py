@@ -16,7 +16,7 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from raftstore.testing.crash.bench import Bench
 from raftstore.testing.crash.block_disk import BlockDisk, BlockImage
@@ -34,6 +34,7 @@ from raftstore.testing.crash.block_server import DISK
 from raftstore.testing.crash.lab import STORE, Run
 from raftstore.testing.crash.method import Round
 from raftstore.testing.crash.oracle import History, Observation, Promise, Verdict
+from raftstore.testing.crash.plan import Plan
 
 INSTANTS_A_RUN: Final = 60
 IMAGES_AN_INSTANT: Final = 3
@@ -55,49 +56,61 @@ def needs(_bench: Bench) -> str | None:
 def run(round_: Round) -> None:
     """One workload on a recorded disk, and some of the disks that power cuts may leave of it."""
     kinds = mountable()
-    _Replay(round_, kinds[round_.number % len(kinds)]).run()
+    plan = round_.plan()
+    with Replay(round_, kinds[round_.number % len(kinds)], "block replay") as replay:
+        replay.judge(plan, *replay.record(plan))
 
 
-class _Replay:
-    def __init__(self, round_: Round, kind: FileSystem) -> None:
+class Replay:
+    """Workloads on equal disks. A context, in which there is the empty disk; after it no file is left."""
+
+    def __init__(self, round_: Round, kind: FileSystem, method: str) -> None:
         self._round = round_
         self._bench = round_.bench
         self._kind: FileSystem = kind
-        self._plan = round_.plan()
-        self._method = f"block replay, {kind}"
+        self._method = f"{method}, {kind}"
         scratch = round_.bench.lab.scratch
-        self._empty = scratch / "empty-disk"
-        """The disk before the workload, with its arena."""
+        self.empty = scratch / "empty-disk"
+        """The disk before a workload, with the directory `arena`."""
         self._image = scratch / "left-disk"
         self._place = scratch / "left"
-        self._seen: dict[bytes, Found] = {}
-        """What looking at a store showed, by what was in its files."""
 
-    def run(self) -> None:
+    def __enter__(self) -> Self:
         self._place.mkdir(exist_ok=True)
         try:
-            make(self._kind, self._empty)
-            with mounted(self._kind, self._empty, self._place):
+            make(self._kind, self.empty)
+            with mounted(self._kind, self.empty, self._place):
                 (self._place / "arena").mkdir()
-            run, writes = self._record()
-            self._judge_process(run)
-            self._cut(run, writes)
-        finally:
-            for file in (self._empty, self._image):
-                file.unlink(missing_ok=True)
-            self._place.rmdir()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
 
-    def _record(self) -> tuple[Run, list[BlockWrite]]:
+    def __exit__(self, *_: object) -> None:
+        for file in (self.empty, self._image):
+            file.unlink(missing_ok=True)
+        self._place.rmdir()
+
+    def judge(self, plan: Plan, run: Run, writes: list[BlockWrite]) -> None:
+        """The driven process, and some of the disks that power cuts may leave of it."""
+        self._plan = plan
+        self._seen: dict[bytes, Found] = {}
+        """What looking at a store showed, by what was in its files."""
+        self._judge_process(run)
+        self._cut(run, writes)
+
+    def record(self, plan: Plan) -> tuple[Run, list[BlockWrite]]:
+        """Drive `plan` on the disk, which is served by a process that sees every write."""
         scratch, lab = self._bench.lab.scratch, self._bench.lab
         disk, record = scratch / "recorded-disk", scratch / "record"
-        shutil.copyfile(self._empty, disk)
+        shutil.copyfile(self.empty, disk)
         lab.events_file.unlink(missing_ok=True)
         try:
             with (
                 _served(scratch, disk, lab.events_file, record) as served,
                 mounted(self._kind, served, self._place),
             ):
-                run = lab.run(self._plan, self._place / "arena", timeout_s=TIMEOUT_S)
+                run = lab.run(plan, self._place / "arena", timeout_s=TIMEOUT_S)
             return run, read_record(record)
         finally:
             disk.unlink(missing_ok=True)
@@ -118,7 +131,7 @@ class _Replay:
         """Cut the power at some instants: each is after a write or flush and before the next one."""
         random, tally = self._round.random, self._bench.tally
         wanted = set(random.sample(range(len(writes)), min(INSTANTS_A_RUN, len(writes))))
-        disk, history, told = BlockDisk(self._empty), History(self._plan), 0
+        disk, history, told = BlockDisk(self.empty), History(self._plan), 0
         for number, write in enumerate(writes):
             if self._round.is_over:
                 return

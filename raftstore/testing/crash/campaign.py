@@ -15,7 +15,7 @@ import msgspec
 
 from raftstore.testing.crash.bench import Bench
 from raftstore.testing.crash.method import Method, Round
-from raftstore.testing.crash.methods import METHODS, method_named
+from raftstore.testing.crash.methods import USUAL, method_named
 from raftstore.testing.crash.plants import Plant, plants_for
 from raftstore.testing.crash.powercut import Explorer
 from raftstore.testing.crash.tally import Planted, Tally
@@ -25,7 +25,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """One run on one backend."""
 
     backend: str
-    methods: Sequence[str] = tuple(method.name for method in METHODS)
+    methods: Sequence[str] = USUAL
     plants: bool = True
     """Plant bugs first."""
     seconds: float

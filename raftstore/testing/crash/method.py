@@ -97,5 +97,7 @@ class Method(msgspec.Struct, frozen=True, kw_only=True):
     plants: tuple[str, ...] = ()
     """Names of planted bugs that it must find, on every backend that can have them: `run` is called with
     `round.plant` until it notes a failure."""
+    soak: bool = False
+    """Too slow for every run: only in a soak, or when it is asked for by name."""
     tries: int = 12
     """Rounds that may pass before a planted bug counts as not caught."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from raftstore.testing.crash import block, crowds, cuts, faults, fuse, fuse_full, kernel, kill
+from raftstore.testing.crash import block, crowds, cuts, faults, fuse, fuse_full, kernel, kill, lazyfs, qemu
 from raftstore.testing.crash.bench import Bench
 from raftstore.testing.crash.method import Method
 
@@ -134,7 +134,33 @@ METHODS: Final = (
         needs=fuse.needs,
         share=0.5,
     ),
+    Method(
+        name="lazyfs",
+        about="LazyFS, a file system by others, drops what a killed process did not sync, or tears a write.",
+        run=lazyfs.run,
+        needs=lazyfs.needs,
+        share=0.5,
+        plants=(
+            "acknowledged before written",
+            "no fsync",
+            "lmdb sync=False",
+            "rocksdb every other write unsynced",
+        ),
+    ),
+    Method(
+        name="qemu",
+        about="As block replay, by the log of dm-log-writes in a virtual machine with another kernel.",
+        run=qemu.run,
+        needs=qemu.needs,
+        share=2.0,
+        soak=True,
+        tries=3,
+        plants=("no fsync", "lmdb sync=False", "rocksdb every other write unsynced"),
+    ),
 )
+
+USUAL: Final = tuple(method.name for method in METHODS if not method.soak)
+"""The names of those that a run does when none is named."""
 
 
 def method_named(name: str) -> Method:

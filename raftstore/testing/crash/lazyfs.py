@@ -1,0 +1,108 @@
+"""Power cuts by LazyFS, which somebody else wrote: what a killed process had not synced is dropped.
+
+Or a write is torn: only some parts of it are on the disk, and nothing else that was not synced. LazyFS knows
+nothing of names and directories, which are durable at once.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from random import Random
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+
+from raftstore.testing.crash.bench import Bench
+from raftstore.testing.crash.kill import KINDS
+from raftstore.testing.crash.lab import Fault, Run
+from raftstore.testing.crash.lazyfs_mount import LazyFs, Torn, lacking
+from raftstore.testing.crash.method import Round
+from raftstore.testing.crash.oracle import History, Promise
+from raftstore.testing.crash.plan import Plan
+from raftstore.testing.crash.repeated import CrashedStore
+
+STORES_A_ROUND: Final = 2
+CUTS_A_STORE: Final = 4
+CALLS_A_STEP: Final = (1, 3)
+"""About so many calls to change files a workload makes for each of its steps."""
+S_A_STEP: Final = 0.01
+"""About so long a step takes."""
+TORN_FILES: Final[Mapping[str, str]] = MappingProxyType({"segmented": "*.seg", "rocksdb": "*.log"})
+"""The files in whose un-synced writes any bytes may be missing, by backend. LMDB counts on whole sectors."""
+TORN_WRITES: Final = 12
+"""Up to the so manieth write to the file is torn."""
+
+
+def needs(_bench: Bench) -> str | None:
+    """Why LazyFS cannot be mounted here, or None."""
+    return lacking()
+
+
+def run(round_: Round) -> None:
+    """Some stores, one after the other, on one LazyFS."""
+    with LazyFs(round_.bench.lab.scratch) as disk:
+        for number in range(STORES_A_ROUND):
+            if not round_.is_over:
+                arena = disk.path / f"arena{number}"
+                arena.mkdir()
+                cuts, plan = _Cuts(round_.bench, round_.random, disk, arena), round_.plan(other=number)
+                CrashedStore(
+                    round_.bench, round_.random, plan, arena, "lazyfs", cuts.drive, signal.SIGKILL
+                ).crash(CUTS_A_STORE)
+
+
+class _Cuts:
+    """Crashes the store in `arena`, in one way or another."""
+
+    def __init__(self, bench: Bench, random: Random, disk: LazyFs, arena: Path) -> None:
+        self._bench = bench
+        self._random = random
+        self._disk = disk
+        self._arena = arena
+
+    def drive(self, plan: Plan, history: History) -> tuple[Run, Promise]:
+        """Drive `plan` until it is killed, or a write of it torn, and drop what was not synced."""
+        torn = choose_torn(self._random, plan.backend, self._disk.root / self._arena.name)
+        run = self._kill(plan) if torn is None else self._tear(plan, torn)
+        history.feed_all(run.events)
+        return run, history.promise
+
+    def _kill(self, plan: Plan) -> Run:
+        lab, tally = self._bench.lab, self._bench.tally
+        if self._bench.shim is None:
+            after_s = self._random.uniform(0, S_A_STEP * plan.steps)
+            run = lab.run(plan, self._arena, kill_after_s=after_s)
+        else:
+            call = self._random.randint(1, self._random.choice(CALLS_A_STEP) * plan.steps)
+            run = lab.run(plan, self._arena, fault=Fault(KINDS["kill"], call, "kill"))
+        tally.kills += run.status == -signal.SIGKILL
+        self._disk.clear()
+        tally.did("power cuts by LazyFS")
+        return run
+
+    def _tear(self, plan: Plan, torn: Torn) -> Run:
+        self._disk.unmount()
+        self._disk.mount(torn)
+        run = self._bench.lab.run(plan, self._arena)
+        if self._disk.is_alive:
+            self._bench.tally.did("power cuts by LazyFS")
+        else:
+            self._bench.tally.did("writes torn by LazyFS")
+            if run.status == -signal.SIGBUS:  # it was reading a file that it had mapped
+                run = msgspec.structs.replace(run, status=-signal.SIGKILL)
+        self._disk.unmount()
+        self._disk.mount()
+        return run
+
+
+def choose_torn(random: Random, backend: str, arena: Path) -> Torn | None:
+    """A write to be torn, every other time, if there is a file yet that bears it."""
+    files = sorted(arena.rglob(TORN_FILES[backend])) if backend in TORN_FILES else []
+    if not files or random.random() < 0.5:
+        return None
+    parts = random.randint(2, 4)
+    persist = sorted(random.sample(range(1, parts + 1), random.randint(1, parts - 1)))
+    return Torn(files[-1], random.randint(1, TORN_WRITES), parts, persist)
