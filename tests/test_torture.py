@@ -11,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -21,12 +23,16 @@ import pytest
 
 from raftstore.cli import main
 from raftstore.compare.machine import Machine
+from raftstore.storeconfig import StoreConfig
+from raftstore.testing.crash.driver import drive
 from raftstore.testing.crash.events import Event, Kind
 from raftstore.testing.crash.plan import Plan
 from raftstore.testing.crash.plants import PLANTS
-from raftstore.testing.tools import eventually
+from raftstore.testing.tools import eventually, in_threads
+from raftstore.testing.torture import powerloss
 from raftstore.testing.torture.ledger import Chapter, Ledger, LedgerError, read_ledger
 from raftstore.testing.torture.powerloss import DIRECTORY
+from raftstore.testing.torture.rounds import Settings
 from raftstore.testing.torture.syncs import Syncs, measure_syncs, warnings_of
 
 pytestmark = [
@@ -126,6 +132,7 @@ def test_what_cannot_run_says_why(here: Callable[..., Ended], tmp_path: Path) ->
         (("--config", str(file), "--backend", "segmented"), "--config excludes"),
         (("--check",), "--check needs --ledger"),
         (("--write",), "--write needs --ledger"),
+        (("--write", "--check"), "exclude each other"),
         (("--write", "--ledger", str(tmp_path / "ledger")), "is on the disk that it is to judge"),
         (("--check", "--ledger", str(file)), "is no ledger"),
     ):
@@ -133,6 +140,32 @@ def test_what_cannot_run_says_why(here: Callable[..., Ended], tmp_path: Path) ->
         assert done.status == 2, done.out + done.err
         assert words in done.err
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_disk_that_was_never_written_to_is_not_called_a_liar(
+    here: Callable[..., Ended], tmp_path: Path
+) -> None:
+    with Ledger(str(tmp_path / "ledger")) as ledger:
+        ledger.announce("store-000000", Plan(backend="segmented", seed=1))
+        ledger.tell(Kind.OPENED, 0)
+    elsewhere = tmp_path / "not mounted"
+    elsewhere.mkdir()
+    done = here(elsewhere, "--check", "--ledger", str(tmp_path / "ledger"))
+    assert done.status == 2, done.out + done.err
+    assert "is it mounted?" in done.err
+    assert not list(elsewhere.iterdir())
+
+
+def test_the_directory_of_the_stores_is_durable_before_the_first_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(powerloss, "sync_directory", synced.append)
+    settings = Settings(path=tmp_path, store=StoreConfig(path=tmp_path), seconds=0, seed=1)
+    with Ledger(str(tmp_path / "ledger")) as ledger:
+        powerloss.write(settings, ledger, lambda _: None)
+    assert synced == [tmp_path]
+    assert (tmp_path / DIRECTORY).is_dir()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="power cuts need root")
@@ -229,10 +262,50 @@ def test_after_a_loss_of_power_the_ledger_tells_what_is_missing(
         ended = here(place, "--check", "--ledger", str(ledger))
         assert ended.status == 0, ended.out + ended.err
         assert "Everything acknowledged is there." in ended.out
+    told = read_ledger(ledger)[-1]
+    assert f"{told.store}: {told.plan.steps} of {told.plan.steps} operations acknowledged: OK" in ended.out
     shutil.rmtree(max((place / DIRECTORY).iterdir()))
     ended = here(place, "--check", "--ledger", str(ledger), "--json")
     assert ended.status == 1, ended.out + ended.err
     assert json.loads(ended.out)["stores"][-1]["verdict"] == "LOST"
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_a_ledger_has_every_event_of_a_workload(disk: Path, threads: int) -> None:
+    told: list[Event] = []
+
+    class Overheard(Ledger):
+        def tell(self, kind: Kind, step: int, value: int = 0) -> None:
+            told.append(Event(kind, step, value))
+            super().tell(kind, step, value)
+
+    plan = Plan(backend="segmented", seed=3, steps=20, threads=threads)
+    with Overheard(str(disk / "ledger")) as ledger:
+        ledger.announce("store", plan)
+        drive(plan, disk / "store", ledger)
+        ledger.check()
+    (chapter,) = read_ledger(disk / "ledger")
+    assert Counter(chapter.events) == Counter(told)
+    assert {Kind.OPENED, Kind.RETURNED, Kind.CLOSED} <= {event.kind for event in told}
+
+
+def test_lines_of_several_threads_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow:
+        """A connection whose buffer is full: it takes a few bytes at a time."""
+
+        def __init__(self) -> None:
+            self.came = b""
+
+        def sendall(self, data: bytes) -> None:
+            for start in range(0, len(data), 3):
+                self.came += data[start : start + 3]
+                time.sleep(0.0001)
+
+    slow = Slow()
+    with Ledger(str(tmp_path / "ledger")) as ledger, monkeypatch.context() as patch:
+        patch.setattr(ledger, "_socket", slow)
+        in_threads(4, lambda number: [ledger.tell(Kind.RECEIPT, number) for _ in range(10)])
+    assert Counter(slow.came.splitlines()) == {b"4 %d 0" % number: 10 for number in range(4)}
 
 
 def test_a_ledger_that_was_cut_short_counts_up_to_its_last_whole_line(tmp_path: Path) -> None:
@@ -255,6 +328,19 @@ def test_a_ledger_is_never_written_over(tmp_path: Path) -> None:
     (tmp_path / "ledger").write_text("precious")
     with pytest.raises(LedgerError, match="File exists"):
         Ledger(str(tmp_path / "ledger"))
+
+
+def test_a_ledger_whose_disk_is_full_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    with Ledger(str(tmp_path / "ledger")) as ledger:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", lambda fd, data: write(fd, data[:-2]))
+            with pytest.raises(OSError, match="No space left"):
+                ledger.tell(Kind.OPENED, 0)
+        ledger.tell(Kind.RETURNED, 1)
+        with pytest.raises(LedgerError, match="gone"):
+            ledger.check()
+    assert (tmp_path / "ledger").read_bytes() == b"1 0 "
 
 
 def test_a_ledger_that_is_gone_ends_the_workload(tmp_path: Path) -> None:

@@ -97,6 +97,8 @@ def command(
     Exit status: 0 nothing was lost, 1 something was, 2 it could not run.
     """
     try:
+        if write and check:
+            raise ConfigError("--write and --check exclude each other")
         with _terminable():
             if check:
                 good = _check(path, _required(ledger, "--check"), as_json=json)

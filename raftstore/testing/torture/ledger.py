@@ -7,8 +7,10 @@ line may be cut short.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Self
@@ -62,6 +64,7 @@ class Ledger(Reporter):
                 self.fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except (OSError, ValueError) as error:
             raise LedgerError(f"the ledger {target} cannot be written: {error}") from error
+        self._writing = threading.Lock()  # held for one line at a time, and guards _gone
         self._gone: OSError | None = None
         self._words = ""
 
@@ -96,18 +99,23 @@ class Ledger(Reporter):
 
     def _write(self, line: bytes, *, durably: bool) -> None:
         """Raises `OSError` when the ledger is gone; after that, nothing is written and nothing raised."""
-        if self._gone is not None:
-            return
-        try:
-            if self._socket is not None:
-                self._socket.sendall(line + b"\n")
+        with self._writing:
+            if self._gone is not None:
                 return
-            os.write(self.fd, line + b"\n")
-            if durably:
-                os.fdatasync(self.fd)
-        except OSError as error:
-            self._gone = error
-            raise
+            try:
+                self._put(line + b"\n", durably=durably)
+            except OSError as error:
+                self._gone = error
+                raise
+
+    def _put(self, line: bytes, *, durably: bool) -> None:
+        if self._socket is not None:
+            self._socket.sendall(line)
+            return
+        if os.write(self.fd, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if durably:
+            os.fdatasync(self.fd)
 
 
 def read_ledger(file: Path) -> list[Chapter]:

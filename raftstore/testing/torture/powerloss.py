@@ -10,12 +10,13 @@ from typing import Final
 
 import msgspec
 
+from raftstore.durable import sync_directory
 from raftstore.testing.crash.check import Checker
 from raftstore.testing.crash.driver import drive
 from raftstore.testing.crash.events import Kind
 from raftstore.testing.crash.oracle import History, Observation, Verdict
 from raftstore.testing.crash.plants import plant
-from raftstore.testing.torture.ledger import Chapter, Ledger
+from raftstore.testing.torture.ledger import Chapter, Ledger, LedgerError
 from raftstore.testing.torture.rounds import Settings, plan_of
 
 DIRECTORY: Final = "raftstore-torture"
@@ -44,6 +45,7 @@ def write(settings: Settings, ledger: Ledger, tell: Tell) -> None:
     """
     place = settings.path / DIRECTORY
     place.mkdir(mode=0o700)
+    sync_directory(settings.path)  # Or a disk that keeps every store could be said to have lost them all.
     if settings.plant is not None:
         plant(settings.plant)
     end = time.monotonic() + settings.seconds
@@ -59,7 +61,15 @@ def write(settings: Settings, ledger: Ledger, tell: Tell) -> None:
 
 
 def check(path: Path, chapters: list[Chapter]) -> Iterator[Found]:
-    """Compare the newest stores below `path` with the ledger, each as a copy: nothing there is changed."""
+    """Compare the newest stores below `path` with the ledger, each as a copy: nothing there is changed.
+
+    Raises `LedgerError` if nothing was written there.
+    """
+    if not (path / DIRECTORY).is_dir():
+        raise LedgerError(
+            f"there is no {DIRECTORY} in {path}: is that the disk that was written to, and is it mounted? "
+            "If so, it has lost the whole directory, which it had reported as synced."
+        )
     with Checker() as checker:
         for chapter in chapters[-KEPT:]:
             yield _check_one(path / DIRECTORY, chapter, checker)
