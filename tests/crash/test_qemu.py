@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +35,7 @@ from raftstore.testing.crash.qemu_log import (
 )
 from raftstore.testing.crash.qemu_machine import Job, Machine, MachineError, command_line, lacking, start
 from raftstore.testing.crash.report import Report
+from raftstore.testing.tools import eventually
 
 SECTOR: Final = 512
 
@@ -198,13 +201,17 @@ def test_a_run_that_is_no_soak_leaves_the_machine_out() -> None:
     assert "qemu" not in USUAL
 
 
+def no_files(_kernel: Kernel, _busybox: Path) -> bytes:
+    return b""
+
+
 def test_a_machine_that_does_nothing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "setpriv").write_text("#!/bin/sh\necho it does not boot\n")
     (tmp_path / "setpriv").chmod(0o700)
     (tmp_path / "busybox").touch(mode=0o700)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr("raftstore.testing.crash.qemu_machine.kernels", lambda: [Kernel(tmp_path, tmp_path)])
-    monkeypatch.setattr("raftstore.testing.crash.qemu_machine.initramfs", lambda *_: b"")
+    monkeypatch.setattr("raftstore.testing.crash.qemu_machine.initramfs", no_files)
     (tmp_path / "empty").touch()
     job = Job(name="job0", plan=Plan(backend="segmented", seed=1), file_system="ext4")
     with Machine(tmp_path / "machine", tmp_path / "empty", [job]) as machine:
@@ -212,6 +219,42 @@ def test_a_machine_that_does_nothing_is_told(tmp_path: Path, monkeypatch: pytest
             machine.run()
         assert machine.log(job).exists()
     assert not (tmp_path / "machine").exists()
+
+
+SESSION = """
+import sys
+from pathlib import Path
+from raftstore.testing.crash import qemu_machine
+from raftstore.testing.crash.plan import Plan
+from raftstore.testing.crash.qemu_initramfs import Kernel
+
+place = Path(sys.argv[1])
+qemu_machine.kernels = lambda: [Kernel(place, place)]
+qemu_machine.initramfs = lambda *_: b""
+qemu_machine.busybox = lambda: place
+job = qemu_machine.Job(name="job0", plan=Plan(backend="segmented", seed=1), file_system="ext4")
+with qemu_machine.Machine(place / "machine", place / "empty", [job]) as machine:
+    machine.run()
+"""
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="there is no setpriv: install util-linux")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_whatever_ends_the_process_no_machine_goes_on(tmp_path: Path, number: signal.Signals) -> None:
+    stand_in, started = tmp_path / "qemu-system-x86_64", tmp_path / "started"
+    stand_in.write_text(f"#!/bin/sh\necho $$ >{started}.new\nmv {started}.new {started}\nexec sleep 1000\n")
+    stand_in.chmod(0o700)
+    (tmp_path / "empty").touch()
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = [sys.executable, "-c", SESSION, str(tmp_path)]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+        eventually(started.exists, "the machine was started")
+        process.send_signal(number)
+        process.wait(60)
+    machine = Path("/proc", started.read_text().strip())
+    eventually(lambda: not machine.exists(), "it ended")
+    if number != signal.SIGKILL:
+        assert not (tmp_path / "machine").exists()
 
 
 # --- with the programs -------------------------------------------------------------------------------------

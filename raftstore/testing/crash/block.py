@@ -91,13 +91,16 @@ class Replay:
             file.unlink(missing_ok=True)
         self._place.rmdir()
 
-    def judge(self, plan: Plan, run: Run, writes: list[BlockWrite]) -> None:
-        """The driven process, and some of the disks that power cuts may leave of it."""
+    def judge(self, plan: Plan, run: Run, writes: list[BlockWrite], *, instants: int | None = None) -> None:
+        """The driven process, and some of the disks that power cuts may leave of it.
+
+        `instants`: so many, even if the time is up; by default `INSTANTS_A_RUN`, while there is time.
+        """
         self._plan = plan
         self._seen: dict[bytes, Found] = {}
         """What looking at a store showed, by what was in its files."""
         self._judge_process(run)
-        self._cut(run, writes)
+        self._cut(run, writes, instants or INSTANTS_A_RUN, to_end=instants is not None)
 
     def record(self, plan: Plan) -> tuple[Run, list[BlockWrite]]:
         """Drive `plan` on the disk, which is served by a process that sees every write."""
@@ -127,13 +130,13 @@ class Replay:
             where = f"{self._plan.title}; {self._method}, recorded"
             self._bench.tally.fail(verdict, where, f"{words}\n{run.words[-1500:]}")
 
-    def _cut(self, run: Run, writes: list[BlockWrite]) -> None:
+    def _cut(self, run: Run, writes: list[BlockWrite], instants: int, *, to_end: bool) -> None:
         """Cut the power at some instants: each is after a write or flush and before the next one."""
         random, tally = self._round.random, self._bench.tally
-        wanted = set(random.sample(range(len(writes)), min(INSTANTS_A_RUN, len(writes))))
+        wanted = set(random.sample(range(len(writes)), min(instants, len(writes))))
         disk, history, told = BlockDisk(self.empty), History(self._plan), 0
         for number, write in enumerate(writes):
-            if self._round.is_over:
+            if not to_end and self._round.is_over:
                 return
             disk.apply(write)
             history.feed_all(run.events[told : write.told])

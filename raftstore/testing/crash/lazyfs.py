@@ -7,6 +7,7 @@ nothing of names and directories, which are durable at once.
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from random import Random
@@ -16,8 +17,7 @@ from typing import Final
 import msgspec
 
 from raftstore.testing.crash.bench import Bench
-from raftstore.testing.crash.kill import KINDS
-from raftstore.testing.crash.lab import Fault, Run
+from raftstore.testing.crash.lab import Run
 from raftstore.testing.crash.lazyfs_mount import LazyFs, Torn, lacking
 from raftstore.testing.crash.method import Round
 from raftstore.testing.crash.oracle import History, Promise
@@ -26,10 +26,6 @@ from raftstore.testing.crash.repeated import CrashedStore
 
 STORES_A_ROUND: Final = 2
 CUTS_A_STORE: Final = 4
-CALLS_A_STEP: Final = (1, 3)
-"""About so many calls to change files a workload makes for each of its steps."""
-S_A_STEP: Final = 0.01
-"""About so long a step takes."""
 TORN_FILES: Final[Mapping[str, str]] = MappingProxyType({"segmented": "*.seg", "rocksdb": "*.log"})
 """The files in whose un-synced writes any bytes may be missing, by backend. LMDB counts on whole sectors."""
 TORN_WRITES: Final = 12
@@ -55,13 +51,17 @@ def run(round_: Round) -> None:
 
 
 class _Cuts:
-    """Crashes the store in `arena`, in one way or another."""
+    """Crashes the store in `arena`, in one way or another.
+
+    The first process is killed after its end, the later ones at any time before about that.
+    """
 
     def __init__(self, bench: Bench, random: Random, disk: LazyFs, arena: Path) -> None:
         self._bench = bench
         self._random = random
         self._disk = disk
         self._arena = arena
+        self._usual_s: float | None = None
 
     def drive(self, plan: Plan, history: History) -> tuple[Run, Promise]:
         """Drive `plan` until it is killed, or a write of it torn, and drop what was not synced."""
@@ -71,13 +71,10 @@ class _Cuts:
         return run, history.promise
 
     def _kill(self, plan: Plan) -> Run:
-        lab, tally = self._bench.lab, self._bench.tally
-        if self._bench.shim is None:
-            after_s = self._random.uniform(0, S_A_STEP * plan.steps)
-            run = lab.run(plan, self._arena, kill_after_s=after_s)
-        else:
-            call = self._random.randint(1, self._random.choice(CALLS_A_STEP) * plan.steps)
-            run = lab.run(plan, self._arena, fault=Fault(KINDS["kill"], call, "kill"))
+        tally, begin = self._bench.tally, time.monotonic()
+        after_s = None if self._usual_s is None else self._random.uniform(0, self._usual_s)
+        run = self._bench.lab.run(plan, self._arena, kill_after_s=after_s)
+        self._usual_s = self._usual_s or time.monotonic() - begin
         tally.kills += run.status == -signal.SIGKILL
         self._disk.clear()
         tally.did("power cuts by LazyFS")

@@ -140,12 +140,7 @@ METHODS: Final = (
         run=lazyfs.run,
         needs=lazyfs.needs,
         share=0.5,
-        plants=(
-            "acknowledged before written",
-            "no fsync",
-            "lmdb sync=False",
-            "rocksdb every other write unsynced",
-        ),
+        plants=("no fsync", "lmdb sync=False", "rocksdb every other write unsynced"),
     ),
     Method(
         name="qemu",
