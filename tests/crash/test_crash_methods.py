@@ -15,13 +15,13 @@ import msgspec
 import pytest
 
 from raftstore.testing.crash.bench import Bench
-from raftstore.testing.crash.campaign import Lane, Settings
 from raftstore.testing.crash.disk import Disk
 from raftstore.testing.crash.events import Kind, decode
 from raftstore.testing.crash.faults import KINDS, fail_at, sweep
 from raftstore.testing.crash.image import Image, left_by
 from raftstore.testing.crash.kill import kill_at_calls, kill_at_random
 from raftstore.testing.crash.lab import Fault
+from raftstore.testing.crash.lane import Lane, Settings
 from raftstore.testing.crash.methods import METHODS, method_named
 from raftstore.testing.crash.oracle import Verdict
 from raftstore.testing.crash.plan import Plan
@@ -129,7 +129,7 @@ def test_a_disk_that_stays_full_ends_a_workload_whose_entries_wait_in_memory(ben
     ],
 )
 def test_a_planted_bug_is_caught(bench: Bench, backend: str, method: str, name: str) -> None:
-    lane = Lane(Settings(backend=backend, methods=[method], seconds=0, seed=1), bench)
+    lane = Lane(Settings(backend=backend), bench)
     lane.catch(method_named(method), next(p for p in plants_for(backend) if p.name == name))
     assert [planted.verdict for planted in bench.tally.planted] != [None]
     assert not bench.tally.failures

@@ -22,10 +22,12 @@ PROGRAM = """
 import sys
 from raftstore.testing.crash.bench import Bench
 from raftstore.testing.crash.block_mount import CannotMountError, enter_private_mounts
-from raftstore.testing.crash.campaign import Lane, Settings
+from raftstore.testing.crash.lane import Lane, Settings
 from raftstore.testing.crash.methods import method_named
-from raftstore.testing.crash.plants import plants_for
+from raftstore.testing.crash.schedule import Order
+import itertools
 import msgspec
+import time
 
 method, backend, plant, seconds = sys.argv[1:]
 try:
@@ -35,12 +37,15 @@ except CannotMountError:
 with Bench(None) as bench:
     if (missing := method_named(method).needs(bench)) is not None:
         sys.exit(f"SKIP {missing}")
-    settings = Settings(backend=backend, methods=[method], plants=False, seconds=float(seconds), seed=3)
-    lane = Lane(settings, bench)
-    for found in plants_for(backend):
-        if found.name == plant:
-            lane.catch(method_named(method), found)
-    sys.stdout.buffer.write(msgspec.json.encode(lane.run()))
+    lane = Lane(Settings(backend=backend, seed=3), bench)
+    if plant:
+        lane.do(Order(method, plant=plant))
+    until = time.monotonic() + float(seconds)
+    for number in itertools.count():
+        if time.monotonic() >= until:
+            break
+        lane.do(Order(method, number, until=until))
+    sys.stdout.buffer.write(msgspec.json.encode(bench.tally))
 """
 
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar, cast
 
 from raftstore.testing.crash import straced
 from raftstore.testing.crash.check import Checker
 from raftstore.testing.crash.events import Kind
 from raftstore.testing.crash.lab import STORE, Fault, Lab, Run
 from raftstore.testing.crash.oracle import History, Observation, Verdict
+from raftstore.testing.crash.patience import hang
 from raftstore.testing.crash.plan import Plan
 from raftstore.testing.crash.record import Record, read_trace
 from raftstore.testing.crash.tally import Tally
+
+Context = TypeVar("Context", bound=AbstractContextManager[Any])
 
 
 class Bench:
@@ -39,12 +42,19 @@ class Bench:
             stack.enter_context(self.lab)
             stack.enter_context(self.checker)
             self._open = stack.pop_all()
+        self._opened: dict[type, Any] = {}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open.close()
+
+    def opened(self, kind: type[Context]) -> Context:
+        """The one `kind()`: a context that is entered when it is first asked for, and left with the bench."""
+        if kind not in self._opened:
+            self._opened[kind] = self._open.enter_context(kind())
+        return cast("Context", self._opened[kind])
 
     @property
     def is_over(self) -> bool:
@@ -87,7 +97,7 @@ class Bench:
     def of_process(self, run: Run, history: History, *, killed: bool) -> tuple[Verdict, str]:
         """How the process itself ended, whatever is found in its store."""
         if run.status is None:
-            return Verdict.HANG, "the process did not end"
+            return Verdict.HANG, hang("the process did not end", run.timeout_s)
         if Kind.BROKEN in history.told or (run.status != 0 and not killed):
             return Verdict.CRASH, f"the process ended with {run.status}"
         if Kind.LIED in history.told:

@@ -1,142 +1,170 @@
-"""What one lane of a run does: each method of the table in its share of the time, until that is up.
-
-Lanes are processes beside each other; lane k of n takes every nth round of each method.
-"""
+"""One run on one backend: lanes beside each other, each given new work when it is done with the last."""
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+import threading
 import time
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
 
 import msgspec
 
-from raftstore.testing.crash.bench import Bench
-from raftstore.testing.crash.method import Method, Round
-from raftstore.testing.crash.methods import USUAL, method_named
-from raftstore.testing.crash.plants import Plant, plants_for
-from raftstore.testing.crash.powercut import Explorer
-from raftstore.testing.crash.tally import Planted, Tally
+from raftstore.testing.crash.lane import Answer, Ready, Settings
+from raftstore.testing.crash.method import Method
+from raftstore.testing.crash.plants import plants_for
+from raftstore.testing.crash.schedule import Goals, Order, Schedule
+from raftstore.testing.crash.tally import Tally
+
+PROGRESS_S: Final = 30.0
+"""Between two lines that say how far it is."""
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """One run on one backend."""
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run is to do."""
 
-    backend: str
-    methods: Sequence[str] = USUAL
+    methods: Sequence[Method]
     plants: bool = True
     """Plant bugs first."""
     seconds: float
-    """How long a lane may begin new work, after the plants."""
-    images: int | None = None
-    """End after about so many different images."""
-    seed: int = 1
-    lane: int = 0
+    """How long new work begins, after the plants; what the goals want goes on after that."""
+    goals: Goals = Goals()
     lanes: int = 1
-    keep_in: str | None = None
 
 
-class Lane:
-    """Does the work of one lane on a `Bench`."""
+class Campaign:
+    """`run` it once. `tally` is right at any time, and complete after it, also if it was interrupted."""
 
-    def __init__(self, settings: Settings, bench: Bench) -> None:
+    def __init__(self, settings: Settings, work: Work) -> None:
         self._settings = settings
-        self._bench = bench
-        self._methods = self._possible()
-        keep_in = Path(settings.keep_in) if settings.keep_in is not None else None
-        self._explorer = Explorer(bench.lab, bench.checker, bench.tally, keep_in)
+        self._work = work
+        self._lock = threading.Lock()
+        """Guards the four below."""
+        self.tally = Tally()
+        self._schedule: Schedule | None = None
+        self._under_way = 0
+        """Orders that were not answered yet."""
+        self._is_over = False
+        self._begin = time.monotonic()
 
-    def run(self) -> Tally:
-        """Until the time is up, or until there are images enough."""
-        bench, settings = self._bench, self._settings
-        if settings.plants:
-            for method, plant in self._plants()[settings.lane :: settings.lanes]:
-                self.catch(method, plant)
-        bench.deadline = time.monotonic() + settings.seconds
-        bench.is_enough = self._has_images_enough
-        used = dict.fromkeys(self._methods, 0.0)
-        number = dict.fromkeys(self._methods, settings.lane)
-        while used and not bench.is_over:
-            method = min(used, key=lambda method: used[method] / method.share)
-            if method.rounds is not None and number[method] >= method.rounds:
-                del used[method]
-                continue
-            begin = time.monotonic()
-            method.run(self._round(number[method]))
-            used[method] += time.monotonic() - begin
-            number[method] += settings.lanes
-        self._note_unfinished(list(used), number)
-        return bench.tally
-
-    def _possible(self) -> list[Method]:
-        """The methods that were chosen, but for those that cannot run here: that is noted."""
-        possible: list[Method] = []
-        for name in self._settings.methods:
-            method = method_named(name)
-            missing = method.needs(self._bench)
-            if missing is None:
-                possible.append(method)
-            else:
-                self._bench.tally.notes.append(f"{method.name}: needs {missing}")
-        return possible
-
-    def _plants(self) -> list[tuple[Method, Plant]]:
-        plants = plants_for(self._settings.backend)
-        return [(m, plant) for m in self._methods for plant in plants if plant.name in m.plants]
-
-    def _note_unfinished(self, methods: Sequence[Method], number: dict[Method, int]) -> None:
-        for method in methods:
-            if method.rounds is not None and number[method] < method.rounds:
-                done = number[method] // self._settings.lanes * self._settings.lanes
-                self._bench.tally.notes.append(f"{method.name}: after about {done} of {method.rounds} rounds")
-
-    def _has_images_enough(self, tally: Tally) -> bool:
-        wanted = self._settings.images
-        return wanted is not None and sum(map(len, tally.images.values())) >= wanted / self._settings.lanes
-
-    def _round(self, number: int, plant: Plant | None = None, explorer: Explorer | None = None) -> Round:
-        settings = self._settings
-        explorer = explorer or self._explorer
-        return Round(self._bench, explorer, settings.backend, settings.seed, number, plant)
-
-    # --- plants ------------------------------------------------------------------------------------------
-
-    def catch(self, method: Method, plant: Plant) -> None:
-        """Run the method on a planted bug until it finds something wrong, on a tally of its own."""
-        with self._planting() as own:
-            explorer = Explorer(self._bench.lab, self._bench.checker, own)
-            for number in range(method.tries):
-                method.run(self._round(number, plant, explorer))
-                if own.failures:
-                    break
-        verdict = own.failures[0].verdict if own.failures else None
-        words = own.failures[0].words[:300] if own.failures else ""
-        result = verdict or "NOT CAUGHT"
-        print(f"{self._settings.backend}: {method.name}: {plant.name}: {result}", file=sys.stderr)
-        self._bench.tally.planted.append(Planted(method.name, plant.name, verdict, words))
-
-    @contextmanager
-    def _planting(self) -> Generator[Tally]:
-        """A tally for a planted bug, and processes without any before and after it."""
-        bench = self._bench
-        tally, own = bench.tally, Tally()
-        bench.tally = own
-        is_enough, bench.is_enough = bench.is_enough, _has_failed
-        bench.checker.renew()
+    def run(self) -> None:
+        """Until there is nothing more to do. Raises `SystemExit` if a lane dies."""
+        lanes: list[subprocess.Popen[bytes]] = []
+        threads: list[threading.Thread] = []
         try:
-            yield own
+            for _ in range(self._work.lanes):
+                lanes.append(_start(self._settings))
+                threads.append(threading.Thread(target=self._serve, args=(lanes[-1],)))
+                threads[-1].start()
+            self._wait(threads)
+        except BaseException:
+            with self._lock:
+                self.tally.notes.append("ended early")
+            raise
         finally:
-            bench.tally, bench.is_enough = tally, is_enough
-            bench.checker.renew()
+            with self._lock:
+                self._is_over = True
+            for lane in lanes:
+                lane.terminate()
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join()
+            self._note_sweeps()
+        if self._under_way or any(lane.returncode for lane in lanes):
+            raise SystemExit(f"a lane of the crash tests ended with {[lane.returncode for lane in lanes]}")
+
+    def _wait(self, threads: Sequence[threading.Thread]) -> None:
+        told = time.monotonic()
+        while any(thread.is_alive() for thread in threads):
+            for thread in threads:
+                thread.join(0.2)
+            if time.monotonic() - told >= PROGRESS_S:
+                told = time.monotonic()
+                self._say_progress()
+
+    def _serve(self, lane: subprocess.Popen[bytes]) -> None:
+        """Give the lane work until there is none; then it is gone."""
+        with suppress(BrokenPipeError), lane:
+            assert lane.stdin is not None
+            assert lane.stdout is not None
+            first = lane.stdout.readline()
+            if first:
+                self._take_ready(msgspec.json.decode(first, type=Ready))
+            while first and (order := self._next()) is not None:
+                lane.stdin.write(msgspec.json.encode(order) + b"\n")
+                lane.stdin.flush()
+                answer = lane.stdout.readline()
+                if not answer:
+                    break
+                self._take(order, msgspec.json.decode(answer, type=Answer))
+
+    def _take_ready(self, ready: Ready) -> None:
+        """The first lane that is ready says what can be done here."""
+        with self._lock:
+            if self._schedule is not None:
+                return
+            methods = [method for method in self._work.methods if method.name not in ready.missing]
+            self.tally.notes += [
+                f"{method.name}: needs {ready.missing[method.name]}"
+                for method in self._work.methods
+                if method.name in ready.missing
+            ]
+            plants = [
+                (method.name, plant.name)
+                for method in methods
+                for plant in plants_for(self._settings.backend)
+                if self._work.plants and plant.name in method.plants
+            ]
+            self._schedule = Schedule(methods, plants, self._work.seconds, self._work.goals)
+
+    def _next(self) -> Order | None:
+        with self._lock:
+            assert self._schedule is not None
+            order = None if self._is_over else self._schedule.next(time.monotonic(), self.tally)
+            self._under_way += order is not None
+            return order
+
+    def _take(self, order: Order, answer: Answer) -> None:
+        with self._lock:
+            assert self._schedule is not None
+            self._under_way -= 1
+            self._schedule.done(order, answer.seconds)
+            self.tally.merge(answer.tally)
+        for planted in answer.tally.planted:
+            self._say(f"{planted.method}: {planted.name}: {planted.verdict or 'NOT CAUGHT'}")
+
+    def _note_sweeps(self) -> None:
+        for method in self._work.methods:
+            done = self.tally.swept_by(method.name)
+            if method.rounds is not None and done < method.rounds:
+                note = f"{method.name}: {done} of {method.rounds} parts of going through every call"
+                self.tally.notes.append(note)
+
+    def _say(self, words: str) -> None:
+        print(f"{self._settings.backend}: {words}", file=sys.stderr, flush=True)
+
+    def _say_progress(self) -> None:
+        with self._lock:
+            tally, faults = self.tally, sum(self.tally.faults.values())
+            counts = [f"{tally.unique} images", f"{tally.kills} kills", f"{faults} faults"]
+            counts += [
+                f"{method.name} {tally.swept_by(method.name)} of {method.rounds}"
+                for method in self._work.methods
+                if method.rounds is not None
+            ]
+            counts += [f"{len(tally.failures)} FAILURES"] if tally.failures else []
+        self._say(f"{time.monotonic() - self._begin:.0f} s: {', '.join(counts)}")
 
 
-def run_lane(settings: Settings, shim: Path | None) -> Tally:
-    """All that `settings` ask of one lane."""
-    with Bench(shim) as bench:
-        return Lane(settings, bench).run()
-
-
-def _has_failed(tally: Tally) -> bool:
-    return bool(tally.failures)
+def _start(settings: Settings) -> subprocess.Popen[bytes]:
+    """A lane in a session of its own: an interrupt from the keyboard is for us."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "raftstore.testing.crash.lane", msgspec.json.encode(settings).decode()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(part for part in sys.path if part)},
+        start_new_session=True,
+    )

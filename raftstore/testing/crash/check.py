@@ -21,10 +21,10 @@ from raftstore import config, registry
 from raftstore.options import option_types
 from raftstore.testing.crash.observe import observe
 from raftstore.testing.crash.oracle import Observation, Verdict
+from raftstore.testing.crash.patience import PATIENCE_S, hang
 from raftstore.testing.crash.plan import Plan
 from raftstore.testing.crash.plants import plant
 
-TIMEOUT_S: Final = 30.0
 TRIAL_EVERY: Final = 64
 """The `rocksdb` backend tries a store in a child process first. That takes longer than all the rest and
 guards against what the process here guards against, so it is left out but for one opening in so many."""
@@ -43,7 +43,7 @@ class Checker:
     The plant of the first plan stays in that process.
     """
 
-    def __init__(self, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, timeout_s: float = PATIENCE_S) -> None:
         self._timeout_s = timeout_s
         self._process: subprocess.Popen[bytes] | None = None
         self._checked = 0
@@ -73,7 +73,7 @@ class Checker:
         ready, _, _ = select.select([stdout], [], [], self._timeout_s)
         if not ready:
             self._end()
-            return Verdict.HANG, f"no answer within {self._timeout_s} s"
+            return Verdict.HANG, hang("no answer", self._timeout_s)
         answer = stdout.readline()
         if not answer:
             status = process.wait()

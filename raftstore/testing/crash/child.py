@@ -24,14 +24,18 @@ from raftstore.testing.crash.lab import STORE, Ending, Fault, Job
 from raftstore.testing.crash.plants import plant
 
 POLL_S: Final = 0.0005
+DUMP: Final = signal.SIGUSR1
+"""Makes a driven process say what its threads do. That may end it: so it is sent to one that hangs only."""
+DUMP_S: Final = 1.0
 _ACTIONS: Final = {"fail": 1, "short": 2, "kill": 3, "kill half": 4, "stop": 5}
 _NO_FAULT: Final = Fault(0, 0, "fail")
 
 
 def main() -> None:
-    """Do the one job that the argument gives, or serve until the other end closes."""
+    """Do the one job that the argument gives, or serve until the other end closes, or SIGTERM comes."""
     for argument in sys.argv[1:]:
         _live(msgspec.json.decode(argument, type=Job))
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit())
     for line in sys.stdin.buffer:
         job = msgspec.json.decode(line, type=Job)
         with suppress(RaftStoreError):
@@ -45,6 +49,15 @@ def _run(job: Job) -> Ending:
     pid = os.fork()
     if pid == 0:
         _live(job)
+    try:
+        return _await(pid, job)
+    except SystemExit:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+
+
+def _await(pid: int, job: Job) -> Ending:
     killed_at = None if job.kill_after_s is None else time.monotonic() + job.kill_after_s
     gives_up_at = time.monotonic() + job.timeout_s
     while True:
@@ -56,21 +69,33 @@ def _run(job: Job) -> Ending:
             os.kill(pid, signal.SIGKILL)
             killed_at = None
         if now >= gives_up_at:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            _end(pid)
             return Ending(None)
         time.sleep(POLL_S)
+
+
+def _end(pid: int) -> None:
+    """Let it say where it hangs, then kill it. However it ends now, it hung."""
+    os.kill(pid, DUMP)
+    give_up_at = time.monotonic() + DUMP_S
+    while not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        if time.monotonic() >= give_up_at:
+            os.kill(pid, signal.SIGKILL)
+            break
+        time.sleep(POLL_S)
+    os.waitpid(pid, 0)
 
 
 def _live(job: Job) -> NoReturn:
     """The whole life of a driven process."""
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         events = Path(job.events)
         words = os.open(explanation_of(events), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         silent = os.open(os.devnull, os.O_RDWR)
         for fd, target in ((silent, 0), (silent, 1), (words, 2)):
             os.dup2(fd, target)
-        faulthandler.dump_traceback_later(0.8 * job.timeout_s)
+        faulthandler.register(DUMP, all_threads=True)
         reporter = Reporter(events)
         if job.plan.plant is not None:
             plant(job.plan.plant)

@@ -7,7 +7,6 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 from random import Random
-from typing import Final
 
 from raftstore.entry import HardState
 from raftstore.errors import BackpressureError, RaftStoreError, StoreFailedError, StoreFullError
@@ -16,9 +15,8 @@ from raftstore.log import open as open_log
 from raftstore.receipt import Receipt
 from raftstore.testing.crash.crowd import META, SAVER, TERM, THREADS, VOTER, name_of, payload
 from raftstore.testing.crash.events import Kind, Reporter
+from raftstore.testing.crash.patience import PATIENCE_S
 from raftstore.testing.crash.plan import Plan
-
-WAIT_S: Final = 20.0
 
 
 def drive_crowd(plan: Plan, path: Path, reporter: Reporter) -> None:
@@ -78,6 +76,6 @@ class _Member:
     def _wait(self) -> None:
         """For all receipts of this thread."""
         for step, receipt in self._receipts:
-            receipt.wait(WAIT_S)
+            receipt.wait(PATIENCE_S)
             self._reporter.tell(Kind.RECEIPT, step)
         self._receipts = []

@@ -18,6 +18,7 @@ from raftstore.testing.crash.kill import KINDS
 from raftstore.testing.crash.lab import STORE, Fault, Run
 from raftstore.testing.crash.method import Round
 from raftstore.testing.crash.oracle import Observation, Verdict
+from raftstore.testing.crash.patience import hang
 from raftstore.testing.crash.plan import Plan
 from raftstore.testing.crash.powercut import Explorer, choices
 from raftstore.testing.crash.record import Op, Record
@@ -53,7 +54,7 @@ def _judge(bench: Bench, plan: Plan, run: Run, history: CrowdHistory, *, killed:
     found = bench.checker.check(plan, bench.lab.scratch / "arena" / STORE)
     verdict, words = _verdict(found, history, history.promise, history.promise)
     if run.status is None:
-        verdict, words = Verdict.HANG, "the process did not end"
+        verdict, words = Verdict.HANG, hang("the process did not end", run.timeout_s)
     elif history.told & {Kind.BROKEN, Kind.FAILED} or (run.status != 0 and not killed):
         verdict, words = Verdict.CRASH, f"the process ended with {run.status}"
     bench.tally.count("crowd, kill" if killed else "crowd, no fault", verdict)

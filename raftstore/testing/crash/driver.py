@@ -28,13 +28,14 @@ from raftstore.log import RaftLog
 from raftstore.log import open as open_log
 from raftstore.receipt import Receipt
 from raftstore.testing.crash.events import Kind, Reporter
+from raftstore.testing.crash.patience import PATIENCE_S
 from raftstore.testing.crash.plan import Plan
 from raftstore.testing.crash.workload import Step
 
 PAUSE_S: Final = 0.003
 IDLE_S: Final = 0.25
 """Longer than the log waits before it does its upkeep."""
-RETRY_S: Final = 0.05
+RETRY_S: Final = 0.02
 """Before a step that found no room is tried again."""
 WAIT_S: Final = 1.0
 """For a receipt, before looking whether the disk is full."""
@@ -130,7 +131,7 @@ class _Driver:
 
     def _waits_until_full(self) -> bool:
         """Whether another thread learns that the disk is full: what it added is gone, and leaves a gap."""
-        end = time.monotonic() + WAIT_S
+        end = time.monotonic() + PATIENCE_S / 4
         while not self._is_full and time.monotonic() < end:
             time.sleep(RETRY_S)
         return self._is_full

@@ -1,4 +1,4 @@
-"""What a driven process tells: 16 bytes an event, appended to a file with one `write` each.
+"""What a driven process tells: 24 bytes an event, appended to a file with one `write` each.
 
 A process that is killed leaves every event that it had told, in their order.
 """
@@ -6,6 +6,7 @@ A process that is killed leaves every event that it had told, in their order.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from enum import IntEnum
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-RECORD: Final = Struct("<BxxxIQ")
+RECORD: Final = Struct("<BxxxIQQ")
 
 
 class Kind(IntEnum):
@@ -46,6 +47,8 @@ class Event(msgspec.Struct, frozen=True):
     kind: Kind
     step: int
     value: int = 0
+    time_ns: int = 0
+    """By `time.monotonic_ns`, which all processes share: when it was told; what it tells of was then done."""
 
 
 class Reporter:
@@ -56,7 +59,7 @@ class Reporter:
         self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
     def tell(self, kind: Kind, step: int, value: int = 0) -> None:
-        os.write(self.fd, RECORD.pack(kind, step, value))
+        os.write(self.fd, encode(kind, step, value))
 
     def explain(self, text: str) -> None:
         """Say in words what went wrong, for people."""
@@ -72,7 +75,12 @@ def explanation_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.txt")
 
 
+def encode(kind: Kind, step: int, value: int = 0) -> bytes:
+    """An event of now."""
+    return RECORD.pack(kind, step, value, time.monotonic_ns())
+
+
 def decode(data: bytes) -> Iterator[Event]:
     """The events in `data`."""
-    for kind, step, value in RECORD.iter_unpack(data):
-        yield Event(Kind(kind), step, value)
+    for kind, step, value, time_ns in RECORD.iter_unpack(data):
+        yield Event(Kind(kind), step, value, time_ns)

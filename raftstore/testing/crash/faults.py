@@ -35,13 +35,17 @@ KINDS: Final = {
     "allocate ENOSPC": Fault(ALLOCATE, 0, "fail", errno.ENOSPC),
     "allocate EIO": Fault(ALLOCATE, 0, "fail", errno.EIO),
     "truncate EIO": Fault(TRUNCATE, 0, "fail", errno.EIO),
+    "rename ENOSPC": Fault(RENAME, 0, "fail", errno.ENOSPC),
+    "mkdir EIO": Fault(MKDIR, 0, "fail", errno.EIO),
     "mkdir ENOSPC": Fault(MKDIR, 0, "fail", errno.ENOSPC),
+}
+ANY: Final = {
     "any ENOSPC": Fault(WRITE | ALLOCATE | OPEN | RENAME | MKDIR, 0, "fail", errno.ENOSPC),
     "any EIO": Fault(255, 0, "fail", errno.EIO),
 }
 
-WAYS: Final = tuple(itertools.product(sorted(KINDS), (False, True)))
-"""Every kind, once and for good."""
+WAYS: Final = (*itertools.product(KINDS, (False, True)), *((name, True) for name in ANY))
+"""Every kind, once and for good; any of them once is one of them once."""
 EVERY_CALL_STEPS: Final = 18
 """Calls in the workloads whose every I/O call is failed."""
 EVERY_CALL_ROUNDS: Final = 2 * len(WAYS)
@@ -51,13 +55,14 @@ SOME_CALLS: Final = 7
 
 def fail_every_call(round_: Round) -> None:
     """One way of failing, at each call of one of two short workloads."""
-    which, way = divmod(round_.number % EVERY_CALL_ROUNDS, len(WAYS))
+    again, number = divmod(round_.number, EVERY_CALL_ROUNDS)
+    which, way = divmod(number, len(WAYS))
     if round_.plant is not None:
         _find(round_)
         return
     plan = Plan(
         backend=round_.backend,
-        seed=round_.seed,
+        seed=round_.seed + again,
         steps=EVERY_CALL_STEPS,
         strategy=("DiskFirst", "MemFirst")[which],
         policy=("Immediate", "Batch")[which],
@@ -65,7 +70,7 @@ def fail_every_call(round_: Round) -> None:
     )
     name, sticky = WAYS[way]
     if sweep(round_.bench, plan, name, sticky=sticky):
-        add(round_.bench.tally.swept, f"{plan.strategy}, {name}{', from then on' if sticky else ''}")
+        round_.bench.tally.sweep("every call", f"{plan.strategy}, {name}{', from then on' if sticky else ''}")
 
 
 def _find(round_: Round) -> None:
@@ -79,7 +84,7 @@ def fail_some_calls(round_: Round) -> None:
     """Three ways of failing, at every few calls of one workload."""
     random = round_.random
     plan = round_.plan(plain=round_.number % 3 != 0)
-    for name in random.sample(sorted(KINDS), 3):
+    for name in random.sample([*KINDS, *ANY], 3):
         first = random.randint(1, SOME_CALLS)
         sweep(round_.bench, plan, name, sticky=random.random() < 0.5, step=SOME_CALLS, first=first)
 
@@ -109,9 +114,9 @@ def sweep(bench: Bench, plan: Plan, name: str, *, sticky: bool, step: int = 1, f
 
 def fail_at(bench: Bench, plan: Plan, name: str, number: int, *, sticky: bool) -> bool:
     """One run with one fault, and then an opening without. False if it never came to the fault."""
-    kind = KINDS[name]
+    kind = KINDS.get(name) or ANY[name]
     fault = Fault(kind.kinds, number, kind.action, kind.error, sticky)
-    run = bench.lab.run(plan, bench.lab.arena(), fault=fault, timeout_s=30.0)
+    run = bench.lab.run(plan, bench.lab.arena(), fault=fault)
     where = f"{name} at call {number}{', and from then on' if sticky else ''}"
     verdict, history = bench.judge(plan, run, "fault", where, killed=False)
     fired = Kind.FIRED in history.told

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from raftstore.testing.crash.events import RECORD, Kind
+from raftstore.testing.crash.events import Kind, encode
 from raftstore.testing.crash.faults import ALLOCATE, MKDIR, OPEN, RENAME, SYNC, TRUNCATE, UNLINK, WRITE
 from raftstore.testing.crash.fuse_tree import problem
 from raftstore.testing.crash.record import Op, Record
@@ -112,7 +112,7 @@ class Diary:
         self._take_events()
         with suppress(FileNotFoundError):
             fd = os.open(self._order.events, os.O_WRONLY | os.O_APPEND)
-            os.write(fd, RECORD.pack(Kind.FIRED, kind, 0))
+            os.write(fd, encode(Kind.FIRED, kind))
             os.close(fd)
 
     def note(self, op: Op, path: str = "", *, new_path: str = "", **parts: Any) -> None:

@@ -24,11 +24,11 @@ from raftstore.testing.crash.image import Image, left_by
 from raftstore.testing.crash.lab import STORE
 from raftstore.testing.crash.method import Round
 from raftstore.testing.crash.oracle import Observation, Verdict
+from raftstore.testing.crash.patience import PATIENCE_S, hang
 from raftstore.testing.crash.plan import Plan
 from raftstore.testing.crash.record import Op, Record
 from raftstore.testing.crash.tally import add
 
-TIMEOUT_S: Final = 60.0
 STEP: Final = 37
 SIZES_A_ROUND: Final = 2
 BLOCKS_MAX: Final = 700
@@ -40,11 +40,10 @@ def run(round_: Round) -> None:
     """Disks of a few sizes; over the rounds, of all up to one that is large enough."""
     plan = msgspec.structs.replace(round_.plan(plain=True), policy="Immediate")
     bench = round_.bench
-    with Mount() as mount:
-        first = round_.number * STEP % BLOCKS_MAX
-        for blocks in range(first, first + SIZES_A_ROUND):
-            if bench.is_over or not fill(bench, mount, plan, blocks):
-                return
+    first = round_.number * STEP % BLOCKS_MAX
+    for blocks in range(first, first + SIZES_A_ROUND):
+        if bench.is_over or not fill(bench, bench.opened(Mount), plan, blocks):
+            return
 
 
 def fill(bench: Bench, mount: Mount, plan: Plan, blocks: int, *, looks_max: int = 1 << 30) -> bool:
@@ -71,9 +70,9 @@ def _drive(plan: Plan, path: Path, events: Path) -> Told | str:
     command = [sys.executable, "-m", "raftstore.testing.crash.fuse_story", msgspec.json.encode(plan).decode()]
     command += [str(path), str(events)]
     try:
-        done = subprocess.run(command, capture_output=True, check=False, timeout=TIMEOUT_S)
+        done = subprocess.run(command, capture_output=True, check=False, timeout=PATIENCE_S)
     except subprocess.TimeoutExpired:
-        return "the process did not end"
+        return hang("the process did not end", PATIENCE_S)
     try:
         return msgspec.json.decode(done.stdout, type=Told)
     except msgspec.DecodeError:

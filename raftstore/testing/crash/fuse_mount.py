@@ -17,10 +17,11 @@ from typing import Final, Self
 import msgspec
 
 from raftstore.testing.crash.fuse_diary import FuseFault, Order
+from raftstore.testing.crash.patience import PATIENCE_S
 from raftstore.testing.crash.record import Record
 
 DEVICE: Final = Path("/dev/fuse")
-ANSWER_S: Final = 30.0
+ANSWER_S: Final = PATIENCE_S
 """After so long without an answer the file system is given up."""
 
 

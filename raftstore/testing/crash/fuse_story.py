@@ -22,13 +22,14 @@ from raftstore.log import RaftLog
 from raftstore.log import open as open_log
 from raftstore.testing.crash.events import Kind, Reporter
 from raftstore.testing.crash.fuse_diary import FILLER
+from raftstore.testing.crash.patience import PATIENCE_S
 from raftstore.testing.crash.plan import Plan
 from raftstore.testing.crash.plants import plant
 from raftstore.testing.crash.workload import META_KEYS, digest
 from raftstore.testing.log_model import LogModel
 from raftstore.testing.tools import visible_state
 
-RESUME_S: Final = 15.0
+RESUME_S: Final = PATIENCE_S / 4
 """So long after there is room again, appends may still be refused."""
 APPENDS: Final = 40
 """After so many the disk counts as large enough."""

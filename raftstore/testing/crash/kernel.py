@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -16,8 +17,8 @@ from typing import Final, Self
 
 from raftstore.testing.crash.bench import Bench
 from raftstore.testing.crash.block_mount import mountable, not_mountable
-from raftstore.testing.crash.events import RECORD
-from raftstore.testing.crash.kernel_power import PowerDisk
+from raftstore.testing.crash.events import RECORD, Event
+from raftstore.testing.crash.kernel_power import Cut, PowerDisk
 from raftstore.testing.crash.lab import Run
 from raftstore.testing.crash.method import Round
 from raftstore.testing.crash.oracle import History, Promise
@@ -31,7 +32,6 @@ EVENTS_A_STEP: Final = 2.5
 DELAY_S: Final = 0.004
 """The power is cut up to so long after an event."""
 POLL_S: Final = 0.0004
-TIMEOUT_S: Final = 60.0
 
 
 def needs(_bench: Bench) -> str | None:
@@ -63,30 +63,37 @@ def _drive(
     """Drive `plan`, cut the power meanwhile or soon after, and switch it on again."""
     events, delay_s = random.randint(1, int(EVENTS_A_STEP * plan.steps)), random.uniform(0, DELAY_S)
     with _Switch(disk, bench.lab.events_file, events, delay_s) as switch:
-        run = bench.lab.run(plan, arena, timeout_s=TIMEOUT_S)
+        run = bench.lab.run(plan, arena)
     bench.tally.did(f"power cuts of a mounted {disk.kind}")
     disk.switch_off()
     disk.switch_on()
-    history.feed_all(run.events[: switch.told])
+    return run, follow(history, run.events, switch.cut)
+
+
+def follow(history: History, events: Sequence[Event], cut: Cut) -> Promise:
+    """Let `history` follow the events of a process whose power was cut. Returns what must be there.
+
+    That is what was acknowledged before the cut began. What may be there, too, had begun before it ended: so
+    much `history` promises then. What the process was told later is no promise, but it counts how it took it.
+    """
+    history.feed_all(event for event in events if event.time_ns < cut.begin_ns)
     until = history.promise
-    history.feed_all(run.events[switch.told :])
-    return run, until
+    history.feed_all(event for event in events if cut.begin_ns <= event.time_ns < cut.end_ns)
+    history.told |= {event.kind for event in events}
+    return until
 
 
 class _Switch:
-    """Cuts the power `delay_s` after so many events were told to `file`, at the latest at the end."""
+    """Cuts the power `delay_s` after so many events were told to `file`, at the latest at the end.
+
+    `cut` is there after it.
+    """
 
     def __init__(self, disk: PowerDisk, file: Path, events: int, delay_s: float) -> None:
         self._disk = disk
         self._file = file
         self._events = events
         self._delay_s = delay_s
-        self.told = 0
-        """Events told before the power was cut.
-
-        Cutting takes milliseconds, in which ext4 may let an fdatasync succeed that has written nothing. So
-        what is acknowledged from its beginning on does not count.
-        """
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._wait_and_cut, name="raftstore-power")
 
@@ -103,8 +110,7 @@ class _Switch:
         while not self._ended.wait(POLL_S) and self._count() < self._events:
             pass
         self._ended.wait(self._delay_s)
-        self.told = self._count()
-        self._disk.cut()
+        self.cut = self._disk.cut()
 
     def _count(self) -> int:
         try:

@@ -6,8 +6,11 @@ import fcntl
 import os
 import shutil
 import struct
+import time
 from pathlib import Path
 from typing import Final, Self
+
+import msgspec
 
 from raftstore.testing.crash.block_mount import FileSystem, make, mount, unmount
 
@@ -17,11 +20,24 @@ _NO_LOG_FLUSH: Final = 2
 """… which drops what is in memory, the file system's own journal too. Calls on open files there then fail."""
 
 
-def cut_power(mounted_at: Path) -> None:
+class Cut(msgspec.Struct, frozen=True):
+    """When the power was cut, by `time.monotonic_ns`.
+
+    Cutting takes milliseconds, in which ext4 may let an fdatasync succeed that has written nothing. So what
+    is acknowledged in that time may be lost; what begins after it cannot be on the disk.
+    """
+
+    begin_ns: int
+    end_ns: int
+
+
+def cut_power(mounted_at: Path) -> Cut:
     """End that file system as a power cut does. For any thread, once."""
     directory = os.open(mounted_at, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        begin_ns = time.monotonic_ns()
         fcntl.ioctl(directory, _SHUTDOWN, struct.pack("I", _NO_LOG_FLUSH))
+        return Cut(begin_ns, time.monotonic_ns())
     finally:
         os.close(directory)
 
@@ -61,9 +77,9 @@ class PowerDisk:
         finally:
             os.close(root)
 
-    def cut(self) -> None:
+    def cut(self) -> Cut:
         """What was not synced is gone. What runs there fails; nothing can be opened until `switch_on`."""
-        cut_power(self.path)
+        return cut_power(self.path)
 
     def switch_on(self) -> None:
         """Mount it: the file system recovers by its journal."""

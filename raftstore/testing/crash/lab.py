@@ -18,6 +18,7 @@ from typing import Literal, Self
 import msgspec
 
 from raftstore.testing.crash.events import Event, decode, explanation_of
+from raftstore.testing.crash.patience import PATIENCE_S
 from raftstore.testing.crash.plan import Plan
 from raftstore.testing.crash.scratch import Scratch
 
@@ -45,7 +46,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """The file for the record of what happened, if the shim is there."""
     fault: Fault | None = None
     kill_after_s: float | None = None
-    timeout_s: float = 60.0
+    timeout_s: float = PATIENCE_S
 
 
 class Ending(msgspec.Struct, frozen=True):
@@ -61,6 +62,8 @@ class Run(msgspec.Struct, frozen=True):
     events: list[Event]
     words: str
     """What it, or a library in it, said."""
+    timeout_s: float = PATIENCE_S
+    """How long it was waited for."""
 
 
 STORE = "store"
@@ -97,7 +100,8 @@ class Lab:
         for stream in (self._helper.stdin, self._helper.stdout):
             if stream is not None:
                 stream.close()
-        self._helper.wait(30)
+        self._helper.terminate()
+        self._helper.wait()
         self._held.__exit__(None, None, None)
 
     def arena(self, name: str = "arena") -> Path:
@@ -115,7 +119,7 @@ class Lab:
         trace: Path | None = None,
         fault: Fault | None = None,
         kill_after_s: float | None = None,
-        timeout_s: float = 60.0,
+        timeout_s: float = PATIENCE_S,
     ) -> Run:
         """Drive `plan` on the store in `arena` and wait for the end of that process."""
         events = self.scratch / "events"
@@ -136,6 +140,7 @@ class Lab:
             ending.status,
             list(decode(events.read_bytes())) if events.exists() else [],
             words.read_text(errors="replace") if words.exists() else "",
+            timeout_s,
         )
 
     def run_under(self, tracer: list[str], plan: Plan, arena: Path) -> Run:

@@ -93,7 +93,10 @@ class Method(msgspec.Struct, frozen=True, kw_only=True):
     share: float = 1.0
     """Of the time, in proportion to the other methods'."""
     rounds: int | None = None
-    """How many there are; None: without end. Those with an end go first."""
+    """So many go through every call of a workload, in every way; the next ones do that with another workload.
+    Each that came to its end is told to `tally.sweep`. None: it does not go through every call."""
+    serves: Literal["images", "kills"] | None = None
+    """Of what it makes most."""
     plants: tuple[str, ...] = ()
     """Names of planted bugs that it must find, on every backend that can have them: `run` is called with
     `round.plant` until it notes a failure."""

@@ -35,6 +35,7 @@ METHODS: Final = (
         about="Each I/O call of a short workload fails in turn, once and from then on, in every way.",
         run=faults.fail_every_call,
         needs=_a_compiler,
+        share=2.0,
         rounds=faults.EVERY_CALL_ROUNDS,
         plants=("failed write forgotten", "short write ignored"),
     ),
@@ -44,6 +45,7 @@ METHODS: Final = (
         run=cuts.run,
         needs=_a_recorder,
         share=6.0,
+        serves="images",
         plants=(
             "durable index published early",
             "truncate and append in two writes",
@@ -89,6 +91,7 @@ METHODS: Final = (
         run=kill.at_calls,
         needs=_a_compiler,
         share=2.0,
+        serves="kills",
         plants=("acknowledged before written",),
     ),
     Method(
@@ -103,6 +106,7 @@ METHODS: Final = (
         about="SIGKILL at a random time.",
         run=kill.at_any_time,
         share=0.5,
+        serves="kills",
     ),
     Method(
         name="fault",
@@ -116,6 +120,7 @@ METHODS: Final = (
         run=fuse.run,
         needs=fuse.needs,
         share=2.0,
+        rounds=len(fuse.PIECES),
         plants=(
             "failed write forgotten",
             "short write ignored",

@@ -95,6 +95,7 @@ def page(whole: Sum) -> str:
         refused=_refused(whole),
         runs=_runs(whole),
         failures=_failures(whole),
+        notes=_notes(whole),
     )
 
 
@@ -149,8 +150,15 @@ def _verdicts(whole: Sum) -> str:
 def _faults(whole: Sum) -> str:
     names = _names(whole, lambda tally: tally.faults)
     rows = _rows(whole, names, lambda tally, name: tally.faults.get(name, 0))
-    swept = ["ways to fail that went through every call of a workload", *map(_ways_swept, _all(whole))]
-    return table(["fault", *whole.backends], [*rows, swept])
+    swept = [
+        [
+            f"**{m.name}**: parts of going through every call",
+            *[f"{t.swept_by(m.name)} of {m.rounds}" for t in _all(whole)],
+        ]
+        for m in METHODS
+        if m.rounds is not None
+    ]
+    return table(["fault", *whole.backends], [*rows, *swept])
 
 
 def _all(whole: Sum) -> list[Tally]:
@@ -160,11 +168,6 @@ def _all(whole: Sum) -> list[Tally]:
 def _done(whole: Sum) -> str:
     names = _names(whole, lambda tally: tally.done)
     return table(["", *whole.backends], _rows(whole, names, lambda tally, name: tally.done.get(name, 0)))
-
-
-def _ways_swept(tally: Tally) -> str:
-    wanted = next(method.rounds for method in METHODS if method.name == "every call")
-    return f"{len(tally.swept)} of {wanted}"
 
 
 def _rot_of(whole: Sum, backend: str) -> list[Result]:
@@ -248,6 +251,17 @@ def _failures(whole: Sum) -> str:
         for result in whole.rot
         for failure in result.failures
     ]
+    return bullets(found) if found else "Nothing."
+
+
+def _notes(whole: Sum) -> str:
+    """What every run on a backend left out."""
+    runs = [(outcome.backend, outcome.tally.notes) for report in whole.reports for outcome in report.outcomes]
+    left_out = {
+        backend: set[str].intersection(*[set(notes) for name, notes in runs if name == backend])
+        for backend in whole.backends
+    }
+    found = [f"{backend}: {note}" for backend, notes in left_out.items() for note in sorted(notes)]
     return bullets(found) if found else "Nothing."
 
 

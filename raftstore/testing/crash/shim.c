@@ -19,12 +19,13 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { OPEN = 1, WRITE, TRUNCATE, ALLOCATE, SYNC, RENAME, UNLINK, MKDIR, RMDIR, LINK, EVENT, UNSUPPORTED };
 enum { CREATED = 1, EMPTIED = 2, DIRECTORY = 4, SYNCED = 8, DATA_ONLY = 16 };
 enum { ACT_FAIL = 1, ACT_SHORT, ACT_KILL, ACT_KILL_HALF, ACT_STOP };
-enum { FIRED = 11, FDS = 4096 };
+enum { FIRED = 11, FDS = 4096, PAUSE_MAX_US = 10000 };
 
 struct record {
     uint8_t op, flags;
@@ -75,9 +76,13 @@ static int faulty(uint32_t kind, size_t *size) {
     if (number != fault.nth && !(fault.sticky && number > fault.nth)) return 0;
     int resizes = fault.action == ACT_SHORT || fault.action == ACT_KILL_HALF;
     if (resizes && !size) return 0;
-    unsigned char event[16] = {FIRED};
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    uint64_t now_ns = now.tv_sec * 1000000000ull + now.tv_nsec;
+    unsigned char event[24] = {FIRED};
     memcpy(event + 4, &kind, 4);
     memcpy(event + 8, &number, 8);
+    memcpy(event + 16, &now_ns, 8);
     if (number == fault.nth) raw_write(event_fd, event, sizeof event);
     if (fault.action == ACT_KILL) kill(owner, SIGKILL), pause();
     if (fault.action == ACT_STOP) kill(owner, SIGSTOP), pause();
@@ -306,6 +311,12 @@ int fdatasync(int fd) {
     REAL(int, fdatasync, int);
     uint64_t inode = tracked(fd);
     return inode ? sync_tracked(fd, inode, real_fdatasync, 1) : real_fdatasync(fd);
+}
+
+/* RocksDB pauses a second when it could not write in the background, and its closing waits for that. */
+int usleep(useconds_t microseconds) {
+    REAL(int, usleep, useconds_t);
+    return real_usleep(microseconds > PAUSE_MAX_US ? PAUSE_MAX_US : microseconds);
 }
 
 /* --- names -------------------------------------------------------------------------------------------- */

@@ -36,6 +36,8 @@ class Planted(msgspec.Struct, frozen=True):
     name: str
     verdict: Verdict | None
     words: str = ""
+    rounds: int = 0
+    """How many it took."""
 
 
 class Tally(msgspec.Struct):
@@ -52,7 +54,7 @@ class Tally(msgspec.Struct):
     faults: Counts = {}
     """Faults that happened, by kind."""
     swept: Counts = {}
-    """How often a workload was gone through whose every call failed in one way, by that way."""
+    """How often a part of going through every call of a workload was done to its end, by method and part."""
     kills: int = 0
     done: Counts = {}
     """Whatever else a method counts, by what it is."""
@@ -94,6 +96,21 @@ class Tally(msgspec.Struct):
         if len(self.failures) < FAILURES_MAX:
             self.failures.append(Failure(verdict, where, words, kept))
 
+    def sweep(self, method: str, part: str) -> None:
+        """Every call that the part is about was made to fail."""
+        add(self.swept, f"{method}: {part}")
+
+    def swept_by(self, method: str) -> int:
+        """How many different parts the method did to their end."""
+        return sum(part.startswith(f"{method}: ") for part in self.swept)
+
+    def take(self) -> Tally:
+        """What was counted so far. From here on it is counted anew."""
+        taken, empty = msgspec.structs.replace(self), Tally()
+        for field in self.__struct_fields__:
+            setattr(self, field, getattr(empty, field))
+        return taken
+
     def merge(self, other: Tally) -> None:
         """Add what another tally counted."""
         self.instants += other.instants
@@ -113,7 +130,7 @@ class Tally(msgspec.Struct):
             for name, count in counts.items():
                 add(self.verdicts.setdefault(method, {}), name, count)
         self.planted += other.planted
-        self.failures += other.failures
+        self.failures += other.failures[: max(0, FAILURES_MAX - len(self.failures))]
         self.notes += [note for note in other.notes if note not in self.notes]
 
     def total(self, verdict: Verdict) -> int:
