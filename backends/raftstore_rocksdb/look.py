@@ -17,10 +17,10 @@ import msgspec
 from raftstore.backend import Damage, Examination, Recovery
 from raftstore.entry import LogId
 from raftstore.errors import CorruptionError, RaftStoreError
-from raftstore_rocksdb.current import mend_current
 from raftstore_rocksdb.engine import Engine
 from raftstore_rocksdb.files import DB, data_is_missing, is_new, read_clean
 from raftstore_rocksdb.layout import KEY_INDEX_END, entry_key, key_index, unpack_entry
+from raftstore_rocksdb.mending import mend_current, mend_manifest
 from raftstore_rocksdb.shape import Shape
 from raftstore_rocksdb.state import State, read_state
 from raftstore_rocksdb.upkeep import stats_of
@@ -40,13 +40,23 @@ def look(path: Path, links: Path, *, deep: bool) -> Examination:
     _link(path / DB, links)
     mend_current(links)
     try:
-        engine = Engine.read_only(links)
+        engine = _read_only(links)
     except (RaftStoreError, OSError) as error:
         return Examination(None, stats_of(path, None, Shape()), 0, [_damage(path, error)])
     try:
         return _look(path, engine, deep)
     finally:
         engine.close()
+
+
+def _read_only(links: Path) -> Engine:
+    """As opening does it: what it would mend in the store is mended in `links`."""
+    try:
+        return Engine.read_only(links)
+    except (CorruptionError, FileNotFoundError):
+        if mend_manifest(links) is None:
+            raise
+    return Engine.read_only(links)
 
 
 def _look(path: Path, engine: Engine, deep: bool) -> Examination:

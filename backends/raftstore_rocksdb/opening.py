@@ -12,7 +12,6 @@ import msgspec
 from raftstore.backend import Recovery
 from raftstore.errors import CorruptionError
 from raftstore_rocksdb.child import LINKS_PREFIX, ChildFailedError, look_from_child
-from raftstore_rocksdb.current import mend_current
 from raftstore_rocksdb.engine import Engine
 from raftstore_rocksdb.failures import FULL
 from raftstore_rocksdb.files import (
@@ -31,6 +30,7 @@ from raftstore_rocksdb.files import (
 )
 from raftstore_rocksdb.layout import BOUNDS, pack_bounds
 from raftstore_rocksdb.look import mark_disagrees, recovery_of
+from raftstore_rocksdb.mending import mend_current, mend_manifest
 from raftstore_rocksdb.room import Room
 from raftstore_rocksdb.rows import Rows
 from raftstore_rocksdb.shape import Shape
@@ -62,7 +62,15 @@ def open_store(path: Path, room: Room, *, write_buffer_bytes: int, open_timeout_
         notes += _look_first(path, open_timeout_s)
     kept = clean is None and keep_wal(path)
     bytes_read = _bytes_to_read(path / DB)
-    engine = open_engine(path, room, write_buffer_bytes)
+    try:
+        engine = open_engine(path, room, write_buffer_bytes)
+    except CorruptionError:
+        mended = mend_manifest(path / DB, path / KEPT)
+        if mended is None:
+            raise
+        notes.append(mended)
+        kept = kept or (path / KEPT).is_dir()
+        engine = open_engine(path, room, write_buffer_bytes)
     try:
         return _check(path, engine, clean, kept, bytes_read, notes)
     except BaseException:

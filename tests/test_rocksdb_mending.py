@@ -1,0 +1,258 @@
+"""What a power cut leaves of RocksDB's manifest and RocksDB refuses: mended if nothing is lost by it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+from collections.abc import Callable
+from contextlib import closing
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rocksdict")
+
+from raftstore_rocksdb import RocksdbBackend
+from raftstore_rocksdb.engine import Engine
+from raftstore_rocksdb.layout import entry_key
+from raftstore_rocksdb.manifest import Manifest, UnreadableError, read_manifest
+from raftstore_rocksdb.mending import mend_manifest, reach
+from raftstore_rocksdb.records import whole_records
+from rocksdb_tools import append, fill, flip, kill_with_a_log, opened, stop_uncleanly
+
+from raftstore.errors import CorruptionError
+
+pytestmark = pytest.mark.backend("rocksdb")
+
+WRITES = 30
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    store = tmp_path / "store"
+    store.mkdir(mode=0o700)
+    return store
+
+
+def manifest_of(path: Path) -> Path:
+    return path / "db" / (path / "db" / "CURRENT").read_text().strip()
+
+
+def engine_of(backend: RocksdbBackend) -> Engine:
+    assert backend._engine is not None
+    return backend._engine
+
+
+def torn_after(stop: int, manifest: Path) -> bytes:
+    """The manifest with the next record after `stop` torn as a disk tears it: its end never arrived."""
+    data = manifest.read_bytes()
+    record = next(end for end, _ in whole_records(BytesIO(data)) if end > stop)
+    half = (stop + record) // 2
+    return data[:half] + bytes(record - half)
+
+
+def torn_while(path: Path, step: Callable[[Engine], None], first: Callable[[Engine], None]) -> Path:
+    """A store whose power was cut while RocksDB wrote to its manifest what `step` did; the torn manifest.
+
+    Half of the writes were done before RocksDB was opened last, the others before `first`. What `step` made,
+    and named in the manifest, is there. These are too few sorted files for RocksDB to compact them by itself.
+    """
+    backend, image = opened(path), path.with_name("image")
+    fill(backend, WRITES)
+    stop_uncleanly(backend)
+    backend = opened(path)
+    for number in range(WRITES, 2 * WRITES):
+        backend.write(append(number, number))
+    first(engine_of(backend))
+    shutil.copytree(path, image)
+    stop = manifest_of(path).stat().st_size
+    step(engine_of(backend))
+    for made in (path / "db").glob("*.sst"):
+        if not (image / "db" / made.name).exists():
+            shutil.copy(made, image / "db")
+    manifest_of(image).write_bytes(torn_after(stop, manifest_of(path)))
+    stop_uncleanly(backend)
+    shutil.rmtree(path)
+    image.rename(path)
+    return manifest_of(path)
+
+
+def nothing(_: Engine) -> None:
+    pass
+
+
+def compact(engine: Engine) -> None:
+    engine.compact(b"", b"\xff")
+
+
+def logs(path: Path) -> list[Path]:
+    return sorted(file for file in (path / "db").glob("*.log") if file.stat().st_size)
+
+
+def test_a_manifest_torn_at_its_unsynced_end_loses_nothing(path: Path) -> None:
+    torn = torn_while(path, Engine.flush, nothing)
+    before = torn.read_bytes()
+    assert not RocksdbBackend.examine(path, deep=True).damage
+    assert torn.read_bytes() == before, "looking changed the store"
+    with closing(opened(path)) as backend:
+        assert backend.recovery.last.index == 2 * WRITES - 1
+        assert len(backend.read(1, 2 * WRITES, None)) == 2 * WRITES - 1
+        assert any(torn.name in note for note in backend.recovery.notes)
+        assert backend.recovery.kept_at == path / "kept"
+        assert not backend.recovery.end_is_proved
+        assert (path / "kept" / torn.name).read_bytes() == before
+        backend.write(append(2 * WRITES, 2 * WRITES))
+    with closing(opened(path)) as backend:
+        assert backend.recovery.last.index == 2 * WRITES
+        assert not backend.recovery.notes
+
+
+def test_a_torn_manifest_whose_log_is_gone_is_refused_and_left_alone(path: Path) -> None:
+    """As when the record was synced, RocksDB removed the log, and the record rotted."""
+    torn = torn_while(path, Engine.flush, nothing)
+    before = torn.read_bytes()
+    for log in logs(path):
+        log.unlink()
+    with pytest.raises(CorruptionError, match="MANIFEST"):
+        opened(path)
+    assert torn.read_bytes() == before
+    assert RocksdbBackend.examine(path, deep=False).damage
+
+
+def test_a_torn_manifest_is_refused_if_a_log_between_is_gone(path: Path) -> None:
+    torn = torn_while(path, Engine.flush, nothing)
+    [log] = logs(path)
+    later = log.with_name(f"{int(log.stem) + 90:06}.log")
+    [(_, first), *_] = whole_records(BytesIO(log.read_bytes()))
+    sequence, count = struct.unpack_from("<QI", first)
+    state = read_manifest(torn)
+    assert reach(path / "db", state) == state.last_sequence + count * WRITES
+    assert sequence == state.last_sequence + 1
+    state.last_sequence -= 1
+    assert reach(path / "db", state) is None, "the change before the first one of the log is nowhere"
+    log.rename(later)
+    assert reach(path / "db", read_manifest(torn)) == read_manifest(torn).last_sequence, (
+        "another log's records"
+    )
+
+
+def test_a_torn_manifest_that_names_a_sorted_file_which_is_gone_is_refused(path: Path) -> None:
+    torn = torn_while(path, Engine.flush, nothing)
+    (path / "db" / f"{min(read_manifest(torn).files):06}.sst").unlink()
+    assert mend_manifest(path / "db") is None
+    with pytest.raises(CorruptionError):
+        opened(path)
+
+
+def test_a_manifest_torn_while_files_were_compacted_loses_nothing(path: Path) -> None:
+    torn = torn_while(path, compact, Engine.flush)
+    assert read_manifest(torn).torn_moves_only
+    with pytest.raises(CorruptionError, match="MANIFEST"):
+        Engine.read_only(path / "db")
+    with closing(opened(path)) as backend:
+        assert backend.recovery.last.index == 2 * WRITES - 1
+        assert len(backend.read(1, 2 * WRITES, None)) == 2 * WRITES - 1
+
+
+def test_damage_before_the_end_of_a_manifest_is_not_cut_off(path: Path) -> None:
+    kill_with_a_log(path, WRITES)
+    manifest = manifest_of(path)
+    stops = [stop for stop, _ in whole_records(BytesIO(manifest.read_bytes()))]
+    flip(manifest, stops[-3] + 10)
+    damaged = manifest.read_bytes()
+    with pytest.raises(UnreadableError, match="follows"):
+        read_manifest(manifest)
+    with pytest.raises(CorruptionError, match="MANIFEST"):
+        opened(path)
+    assert manifest.read_bytes() == damaged
+
+
+def names_kept_out_of_order(path: Path) -> Path:
+    """A killed store that was opened: the sorted file which that made lost its name, the manifest that names
+    it and CURRENT did not. Returns the file."""
+    before = path.with_name("before")
+    kill_with_a_log(path, WRITES)
+    shutil.copytree(path, before)
+    known = {file.name for file in (path / "db").glob("*.sst")}
+    stop_uncleanly(opened(path))
+    [made] = [file for file in (path / "db").glob("*.sst") if file.name not in known]
+    for new in (manifest_of(path), path / "db" / "CURRENT"):
+        shutil.copy(new, before / "db")
+    shutil.rmtree(path)
+    before.rename(path)
+    assert not made.exists()
+    return made
+
+
+def test_a_power_cut_that_lost_the_name_of_the_newest_sorted_file_loses_nothing(path: Path) -> None:
+    made = names_kept_out_of_order(path)
+    assert not RocksdbBackend.examine(path, deep=True).damage
+    with closing(opened(path)) as backend:
+        assert backend.recovery.last.index == WRITES
+        assert len(backend.read(1, WRITES + 1, None)) == WRITES
+        assert any(made.name in note for note in backend.recovery.notes)
+    with closing(opened(path)) as backend:
+        assert backend.recovery.last.index == WRITES
+        assert not any(made.name in note for note in backend.recovery.notes)
+
+
+@pytest.mark.parametrize("lost", ["*.log", "older"])
+def test_a_lost_sorted_file_is_refused_if_nothing_else_holds_what_it_held(lost: str, path: Path) -> None:
+    names_kept_out_of_order(path)
+    manifests = sorted((path / "db").glob("MANIFEST-*"))
+    for file in logs(path) if lost == "*.log" else manifests[:-1]:
+        file.unlink()
+    current = (path / "db" / "CURRENT").read_text()
+    with pytest.raises(CorruptionError):
+        opened(path)
+    assert (path / "db" / "CURRENT").read_text() == current
+    assert RocksdbBackend.examine(path, deep=False).damage
+
+
+def test_current_is_not_set_to_a_manifest_that_a_second_power_cut_left_empty(path: Path) -> None:
+    kill_with_a_log(path, WRITES)
+    whole = manifest_of(path)
+    number = int(whole.name.partition("-")[2])
+    whole.with_name(f"MANIFEST-{number + 2:06}").touch()
+    (path / "db" / "CURRENT").write_text(f"MANIFEST-{number + 4:06}\n")
+    assert not RocksdbBackend.examine(path, deep=True).damage
+    with closing(opened(path)) as backend:
+        assert backend.recovery.last.index == WRITES
+        assert any(whole.name in note for note in backend.recovery.notes)
+
+
+def test_a_manifest_counts_the_changes_in_sorted_files_and_none_that_only_a_log_has(path: Path) -> None:
+    """What the proof rests on that no log is missing."""
+    with closing(opened(path)) as backend:
+        for number in range(1, WRITES):
+            backend.write(append(number, number))
+            if number in (WRITES // 2, WRITES - 1):
+                engine_of(backend).flush()
+        before = read_manifest(manifest_of(path))
+        for number in range(WRITES, 2 * WRITES):
+            backend.write(append(number, number))
+        engine_of(backend).compact(entry_key(1), entry_key(WRITES - 1))
+        after = read_manifest(manifest_of(path))
+        assert after.files != before.files, "nothing was compacted"
+        assert after.last_sequence == before.last_sequence
+        assert (reach(path / "db", after) or 0) >= before.last_sequence + WRITES
+
+
+def test_a_record_of_a_log_of_another_number_does_not_count(path: Path) -> None:
+    kill_with_a_log(path, WRITES)
+    [log] = logs(path)
+    data = log.read_bytes()
+    assert len(list(whole_records(BytesIO(data), int(log.stem)))) == WRITES
+    assert not list(whole_records(BytesIO(data), int(log.stem) + 1))
+    assert len(list(whole_records(BytesIO(data[:-1]), int(log.stem)))) == WRITES - 1
+
+
+def test_a_manifest_that_is_no_manifest_is_unreadable(tmp_path: Path) -> None:
+    file = tmp_path / "MANIFEST-000001"
+    file.write_bytes(b"")
+    assert read_manifest(file) == Manifest()
+    file.write_bytes(os.urandom(20_000))
+    with pytest.raises(UnreadableError):
+        read_manifest(file)
