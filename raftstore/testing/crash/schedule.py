@@ -69,7 +69,7 @@ class Schedule:
     def _is_wanted(self, use: _Use, tally: Tally) -> bool:
         method, goals = use.method, self._goals
         if method.serves == "images":
-            return tally.unique < goals.images
+            return goals.images > 0 and tally.unique < goals.images
         if method.serves == "kills":
             return tally.kills < goals.kills
         return goals.sweeps and method.rounds is not None and use.begun < method.rounds
