@@ -95,17 +95,11 @@ def test_a_program_that_dies_before_it_answers_is_told_with_its_last_words(
 
 
 def test_the_configuration_says_where_the_fifos_are_and_what_is_to_be_torn() -> None:
-    torn = Torn(Path("/disk/store/1.seg"), 7, 3, [1, 3])
+    torn = Torn([Path("/disk/store/1.seg"), Path("/disk/store/2.seg")], 7, 3, [1, 3])
     read = tomllib.loads(configuration(Path("/a/asked"), Path("/a/answered"), torn))
     assert read["faults"] == {"fifo_path": "/a/asked", "fifo_path_completed": "/a/answered"}
-    (injection,) = read["injection"]
-    assert injection == {
-        "type": "torn-op",
-        "file": "/disk/store/1.seg",
-        "occurrence": 7,
-        "parts": 3,
-        "persist": [1, 3],
-    }
+    fault = {"type": "torn-op", "occurrence": 7, "parts": 3, "persist": [1, 3]}
+    assert read["injection"] == [{**fault, "file": f"/disk/store/{number}.seg"} for number in (1, 2)]
     assert "injection" not in tomllib.loads(configuration(Path("/a/asked"), Path("/a/answered"), None))
 
 
@@ -134,9 +128,13 @@ def test_a_run_without_the_program_says_that_it_skipped_it() -> None:
 
 @pytest.mark.parametrize("backend", ["segmented", "rocksdb"])
 def test_of_a_torn_write_some_part_is_kept_and_some_part_is_lost(tmp_path: Path, backend: str) -> None:
-    (tmp_path / TORN_FILES[backend].replace("*", "1")).touch()
+    newest = TORN_FILES[backend].replace("*", "000009")
+    for name in (newest, TORN_FILES[backend].replace("*", "000002")):
+        (tmp_path / name).touch()
     found = [torn for seed in range(50) if (torn := choose_torn(Random(seed), backend, tmp_path)) is not None]
     assert 5 < len(found) < 45
+    assert {torn.files[0].name for torn in found} == {newest}
+    assert {torn.files[1].name for torn in found} == {TORN_FILES[backend].replace("*", "000010")}
     assert all(0 < len(torn.persist) < torn.parts for torn in found)
     assert all(set(torn.persist) <= set(range(1, torn.parts + 1)) for torn in found)
 
@@ -193,7 +191,7 @@ def test_what_was_not_synced_is_gone_and_what_was_is_there(tmp_path: Path) -> No
 def test_a_torn_write_ends_the_program_and_leaves_its_parts(tmp_path: Path) -> None:
     with LazyFs(tmp_path) as disk:
         disk.unmount()
-        disk.mount(Torn(disk.root / "file", 2, 2, [2]))
+        disk.mount(Torn([disk.root / "other", disk.root / "file"], 2, 2, [2]))
         fd = os.open(disk.path / "file", os.O_CREAT | os.O_WRONLY)
         os.pwrite(fd, b"before", 0)
         with suppress(OSError):

@@ -30,6 +30,8 @@ TORN_FILES: Final[Mapping[str, str]] = MappingProxyType({"segmented": "*.seg", "
 """The files in whose un-synced writes any bytes may be missing, by backend. LMDB counts on whole sectors."""
 TORN_WRITES: Final = 12
 """Up to the so manieth write to the file is torn."""
+NEXT_FILES: Final = 16
+"""So many numbers may the next file's name be away from that of the newest one."""
 
 
 def needs(_bench: Bench) -> str | None:
@@ -102,4 +104,10 @@ def choose_torn(random: Random, backend: str, arena: Path) -> Torn | None:
         return None
     parts = random.randint(2, 4)
     persist = sorted(random.sample(range(1, parts + 1), random.randint(1, parts - 1)))
-    return Torn(files[-1], random.randint(1, TORN_WRITES), parts, persist)
+    return Torn(_and_the_next(files[-1]), random.randint(1, TORN_WRITES), parts, persist)
+
+
+def _and_the_next(file: Path) -> list[Path]:
+    """The file, and those that the store may make after it: their names are numbers."""
+    number, width = int(file.stem), len(file.stem)
+    return [file.with_name(f"{n:0{width}}{file.suffix}") for n in range(number, number + NEXT_FILES)]

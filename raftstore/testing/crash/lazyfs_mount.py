@@ -35,19 +35,22 @@ class LazyFsError(Exception):
 
 
 class Torn(msgspec.Struct, frozen=True):
-    """The `occurrence`th write to `file` is cut in parts; only some reach the disk, and then LazyFS dies.
+    """The `occurrence`th write to one of `files` is cut in parts; only some reach the disk, and LazyFS dies.
 
     Part 1 is the first; all are of one length.
     """
 
-    file: Path
+    files: Sequence[Path]
     occurrence: int
     parts: int
     persist: Sequence[int]
 
     def text(self) -> str:
         """As LazyFS wants it in its configuration."""
-        lines = ['type="torn-op"', f'file="{self.file}"', f"occurrence={self.occurrence}"]
+        return "\n".join(map(self._text_of, self.files))
+
+    def _text_of(self, file: Path) -> str:
+        lines = ['type="torn-op"', f'file="{file}"', f"occurrence={self.occurrence}"]
         lines += [f"parts={self.parts}", f"persist={list(self.persist)}"]
         return "\n".join(["[[injection]]", *lines, ""])
 
