@@ -301,8 +301,11 @@ def test_a_segment_that_exists_is_never_replaced() -> None:
     with simulated(disk) as backend:
         fill(backend, 40)
         before = disk.image()
+        zeroing = backend._space._zero("spare-x", 4096)
+        zeroing.finish()
         with pytest.raises(FileExistsError):
-            backend._space._finish(backend._space._blank("spare-x", 4096), 2, None)
+            backend._space._finish(zeroing, 2, None)
+        zeroing.abandon()
         assert disk.image() == before
 
 

@@ -88,6 +88,8 @@ class SegmentedBackend:
             if batch.number <= self._state.number:
                 return
             written = self._written = self._write_frame(batch)
+        else:  # an interrupt cut `_publish` short: the background thread may not have been asked
+            self._worker.submit(self._space.keep_up)
         self._publish(batch, written)
         self._written = None
 
@@ -111,6 +113,8 @@ class SegmentedBackend:
         if self._unmarked and self._written is None:
             self._mark()
         self._space.retire(self._catalog)
+        if self._space.is_removing:
+            self._worker.submit(partial(_upkeep, self._worker, self._catalog, self._space))
         if not self._space.is_ready():
             is_idle = partial(_is_idle, self._worker, self._state, self._state.number)
             self._worker.submit(partial(self._space.prepare, is_idle))
@@ -153,7 +157,8 @@ class SegmentedBackend:
     def _open(self, segment_bytes: int) -> None:
         found = look(self._files, self._directory, writable=True)
         algorithm = available() if found is None else found.current.header.algorithm
-        self._space = Space(self._files, algorithm, segment_bytes, self.counters)
+        worker = self._worker
+        self._space = Space(self._files, algorithm, segment_bytes, self.counters, lambda: worker.stopping)
         if found is None:
             self._create()
         else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +33,10 @@ class Catalog:
         self.state = state
         self.current = current
         self._open: OrderedDict[int, Segment] = OrderedDict()
+        self._dropped: dict[int, Segment] = {}
+        """Segments that are not to be used any more, and that somebody still holds."""
+        self._unneeded: list[int] = []
+        """Descriptors that nobody needs any more, not closed yet."""
         self._closed = False
 
     def locate(self, index: int, stop: int) -> tuple[Segment, int]:
@@ -63,8 +68,10 @@ class Catalog:
         with self.lock:
             segment.readers -= 1
             gone = segment.dropped and segment.readers == 0
+            if gone:
+                self._drop([segment])
         if gone:
-            self._files.close(segment.fd)
+            self._close_unneeded()
 
     def rotate(self, segment: Segment) -> None:
         """Writes go to `segment` from now on. The lock is held; once more changes nothing."""
@@ -72,27 +79,42 @@ class Catalog:
             self._open[self.current.id] = self.current
             self.current = segment
 
-    def retire(self) -> list[Segment]:
-        """Forget the open segments that do not count any more; returns those that somebody still holds."""
+    def retire(self) -> None:
+        """Let the open segments go that do not count any more: nobody will hold one who does not now."""
         with self.lock:
-            old = [self._open.pop(key) for key in list(self._open) if key < self.state.oldest]
-            held = _drop(old)
-        self._close_others(old, held)
-        return held
+            old = [key for key in self._open if key < self.state.oldest]
+            self._drop([self._open.pop(key) for key in old])
+        self._close_unneeded()
+
+    def is_held(self, segment_id: int) -> bool:
+        """Whether somebody still reads the segment, which was retired."""
+        with self.lock:
+            return segment_id in self._dropped
 
     def close(self) -> None:
         """Close what nobody holds now, and the rest when it is let go."""
         with self.lock:
-            self._closed = True
-            segments = [*self._open.values(), self.current]
-            self._open.clear()
-            held = _drop(segments)
-        self._close_others(segments, held)
+            if not self._closed:
+                self._closed = True
+                self._drop([*self._open.values(), self.current])
+                self._open.clear()
+        self._close_unneeded()
 
-    def _close_others(self, segments: list[Segment], held: list[Segment]) -> None:
+    def _drop(self, segments: list[Segment]) -> None:
+        """Close them: now, or when who holds them lets them go. The lock is held."""
         for segment in segments:
-            if segment not in held:
-                self._files.close(segment.fd)
+            segment.dropped = True
+            if segment.readers:
+                self._dropped[segment.id] = segment
+            else:
+                self._dropped.pop(segment.id, None)
+                self._unneeded.append(segment.fd)
+
+    def _close_unneeded(self) -> None:
+        """Each is closed once, whoever comes first; what an interrupt leaves is closed the next time."""
+        while self._unneeded:
+            with suppress(IndexError):
+                self._files.close(self._unneeded.pop())
 
     def _hold(self, segment_id: int) -> Segment | None:
         """The segment, if it is open. The lock is held."""
@@ -113,22 +135,25 @@ class Catalog:
             if segment_id < self.state.oldest:
                 raise LookupError(f"segment {segment_id} was purged") from None
             raise
-        kept, spare = self._register(opened)
-        for segment in spare:
-            self._files.close(segment.fd)
+        kept = self._register(opened)
+        self._close_unneeded()
         if kept is None:
             raise LookupError(f"segment {segment_id} was purged")
         return kept
 
-    def _register(self, opened: Segment) -> tuple[Segment | None, list[Segment]]:
-        """Hold `opened`, or the one that another reader opened meanwhile; and what is to be closed now."""
+    def _register(self, opened: Segment) -> Segment | None:
+        """Hold `opened`, or the one that another reader opened meanwhile; None if it counts no more."""
         with self.lock:
             if self._closed or opened.id < self.state.oldest:
-                return None, [opened]
+                self._unneeded.append(opened.fd)
+                return None
             kept = self._open.setdefault(opened.id, opened)
+            if kept is not opened:
+                self._unneeded.append(opened.fd)
             kept.readers += 1
             self._open.move_to_end(kept.id)
-            return kept, ([] if kept is opened else [opened]) + self._surplus()
+            self._drop(self._surplus())
+            return kept
 
     def _surplus(self) -> list[Segment]:
         """Take the segments off that are too many and that nobody holds, the longest open first."""
@@ -136,12 +161,4 @@ class Catalog:
         idle = [key for key, segment in self._open.items() if segment.readers == 0]
         while idle and len(self._open) > OPEN_MAX:
             surplus.append(self._open.pop(idle.pop(0)))
-        _drop(surplus)
         return surplus
-
-
-def _drop(segments: list[Segment]) -> list[Segment]:
-    """Leave the closing to who holds them last; returns those that somebody holds now. The lock is held."""
-    for segment in segments:
-        segment.dropped = True
-    return [segment for segment in segments if segment.readers]

@@ -146,6 +146,14 @@ class OsFiles:
             self._directory = -1
 
 
+def size_of(files: FileLayer, name: str) -> int:
+    """The size of the file; -1 if it is not there. Raises `NotRegularError` if it is no file."""
+    try:
+        return files.size_of(name)
+    except FileNotFoundError:
+        return -1
+
+
 def write_all(files: FileLayer, fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
     """Write all of `data`, in as many calls as it takes: normally one."""
     written = files.pwrite(fd, data, offset)

@@ -29,8 +29,8 @@ class Removal:
         self._lock = Lock()
         """Guards the fields below; held while a step is made."""
         self._names: deque[str] = deque()
-        self._fd: int | None = None
-        """Of the first name, once it was begun."""
+        self._fds: list[int] = []
+        """One, of the first name, once it was begun."""
         self._left = 0
 
     def add(self, name: str) -> None:
@@ -64,16 +64,16 @@ class Removal:
 
     def _shorten(self) -> bool:
         """Take a piece off; False if the rest is small enough to go at once."""
-        if self._fd is None:
-            self._fd = self._files.open(self._names[0], writable=True)
-            self._left = self._files.size(self._fd)
+        if not self._fds:
+            self._fds.append(self._files.open(self._names[0], writable=True))
+            self._left = self._files.size(self._fds[0])
         else:
             time.sleep(PAUSE_S)
         self._left -= REMOVAL_STEP_BYTES
         if self._left <= 0:
             return False
-        self._files.truncate(self._fd, self._left)
-        self._files.fdatasync(self._fd)
+        self._files.truncate(self._fds[0], self._left)
+        self._files.fdatasync(self._fds[0])
         return True
 
     def _unlink(self) -> None:
@@ -82,8 +82,7 @@ class Removal:
 
     def _forget(self) -> None:
         """Let the first name go."""
-        self._names.popleft()
-        fd, self._fd = self._fd, None
-        if fd is not None:
+        while self._fds:
             with suppress(OSError):
-                self._files.close(fd)
+                self._files.close(self._fds.pop())
+        self._names.popleft()

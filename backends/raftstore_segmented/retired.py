@@ -7,7 +7,7 @@ from threading import Lock
 from typing import Final
 
 from raftstore_segmented.catalog import Catalog
-from raftstore_segmented.files import FileLayer
+from raftstore_segmented.files import FileLayer, size_of
 from raftstore_segmented.removal import REMOVAL_STEP_BYTES, Removal
 from raftstore_segmented.segment import segment_name
 
@@ -52,10 +52,11 @@ class Retired:
             begin, end = self._below, catalog.state.oldest
             if begin >= end:
                 return
-            held = {segment.id for segment in catalog.retire()}
+            catalog.retire()
             for segment_id in range(begin, end):
-                if segment_id in held:
-                    self._files.unlink(segment_name(segment_id))  # who reads it still needs all of it
+                if catalog.is_held(segment_id):  # who reads it still needs all of it
+                    with suppress(FileNotFoundError):
+                        self._files.unlink(segment_name(segment_id))
                 else:
                     self._keep_or_remove(segment_name(segment_id), may_keep=may_keep)
             self._files.sync_directory()
@@ -65,14 +66,24 @@ class Retired:
         """Whether the segments below this id were taken out, or never were there."""
         return self._below >= below
 
-    def take(self, name: str, size: int) -> int | None:
-        """The descriptor of the kept segment, called `name` now, if there is one of that size."""
+    def take(self, name: str) -> None:
+        """Call the kept segment `name`, if there is one: `segment_bytes` long, full of what means nothing."""
         with self._lock:
-            if not self._is_one_kept or size != self._segment_bytes:
-                return None
-            self._is_one_kept = False
-            self._files.rename(RETIRED, name)
-        return self._files.open(name, writable=True)
+            if self._is_one_kept:
+                with suppress(FileNotFoundError):  # renamed already: an interrupt came right after it
+                    self._files.rename(RETIRED, name)
+                self._is_one_kept = False
+
+    def make_room(self) -> bool:
+        """Remove at once what was to go in time, and what was kept; False if there was nothing."""
+        with self._lock:
+            is_vain = self.removal.is_done and not self._is_one_kept
+            if self._is_one_kept:
+                with suppress(OSError):
+                    self._files.unlink(RETIRED)
+                self._is_one_kept = False
+        self.removal.finish()
+        return not is_vain
 
     def _keep_or_remove(self, name: str, *, may_keep: bool) -> None:
         size = size_of(self._files, name)
@@ -86,11 +97,3 @@ class Retired:
         else:
             with suppress(FileNotFoundError):
                 self._files.unlink(name)
-
-
-def size_of(files: FileLayer, name: str) -> int:
-    """The size of the file; -1 if it is not there. Raises `NotRegularError` if it is no file."""
-    try:
-        return files.size_of(name)
-    except FileNotFoundError:
-        return -1

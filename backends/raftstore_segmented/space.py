@@ -9,25 +9,28 @@ when it is half full: appends meet a step now and then, and not all of them in a
 
 `reserve` is a small zeroed file that becomes the next segment when the disk is full and the write has no
 entries. While there is none, writes with entries are refused.
+
+A write that an interrupt (Ctrl-C) cut short is repeated. So what is on its way is known by a field before
+there is anything of it, and every step can be made again.
 """
 
 from __future__ import annotations
 
 import errno
-import secrets
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from threading import Lock
-from typing import Final, Self
+from typing import Final, TypeVar
 
 from raftstore_segmented.catalog import Catalog
 from raftstore_segmented.counters import Counters
-from raftstore_segmented.files import FileLayer, write_all, write_zeros
+from raftstore_segmented.files import FileLayer, size_of, write_all, write_zeros
 from raftstore_segmented.frame import Place
 from raftstore_segmented.header import FRAMES_AT, SegmentHeader, encode_header
 from raftstore_segmented.index import FrameIndex
-from raftstore_segmented.retired import SPARE, Retired, size_of
-from raftstore_segmented.segment import Segment, segment_name
+from raftstore_segmented.retired import SPARE, Retired
+from raftstore_segmented.segment import Segment
 from raftstore_segmented.zeroing import Zeroing
 
 FIRST_BYTES: Final = 1 << 20
@@ -46,11 +49,23 @@ def _spare_name(segment_id: int) -> str:
     return f"{SPARE}{segment_id:016d}"
 
 
+T = TypeVar("T")
+
+
 class Space:
     """Makes segment files, ahead of the writer if it can, and takes them back."""
 
-    def __init__(self, files: FileLayer, algorithm: int, segment_bytes: int, counters: Counters) -> None:
+    def __init__(
+        self,
+        files: FileLayer,
+        algorithm: int,
+        segment_bytes: int,
+        counters: Counters,
+        is_stopping: Callable[[], bool],
+    ) -> None:
+        """Once it `is_stopping`, the background thread begins no step more."""
         self._files = files
+        self._is_stopping = is_stopping
         self._algorithm = algorithm
         self._segment_bytes = segment_bytes
         self._counters = counters
@@ -59,11 +74,12 @@ class Space:
         """How far the current segment may be filled before the background thread is to `keep_up`."""
         self._current: Segment
         self._lock = Lock()
-        """Guards the three below; held while such a file is made."""
+        """Guards the four below; held while such a file is made."""
         self._next: Segment | None = None
         self._zeroing: Zeroing | None = None
         """What is to become the next segment."""
         self.has_reserve = False
+        self._new_reserve: Zeroing | None = None
 
     def first_size(self) -> int:
         return min(self._segment_bytes, FIRST_BYTES)
@@ -71,9 +87,13 @@ class Space:
     def create(self, size: int, first_frame: Callable[[Place], bytes | bytearray]) -> Segment:
         """Segment 1 with its first frame, durable: the beginning of a store."""
         with self._lock:
-            zeroing = self._blank(_spare_name(1), size)
-            zeroing.finish()
-            return self._finish(zeroing, 1, first_frame)
+            zeroing = self._zero(_spare_name(1), size)
+            try:
+                zeroing.finish()
+                return self._finish(zeroing, 1, first_frame)
+            except BaseException:
+                zeroing.abandon()
+                raise
 
     def adopt(self, following: Segment | None, stale: list[int], spares: list[str], *, reserve: bool) -> None:
         """Take over what an earlier process left: an empty segment, old ones, spares, the reserve."""
@@ -99,10 +119,14 @@ class Space:
 
     def prepare(self, is_idle: Callable[[], bool]) -> None:
         """As `keep_up`, and what is not due yet for as long as the log `is_idle`."""
+
+        def may_go_on(zeroing: Zeroing) -> bool:
+            return not self._is_stopping() and (is_idle() or self._current.end >= self._due(zeroing))
+
         try:
             self.ensure_reserve()
             with self._lock:
-                self._ensure_next(lambda zeroing: is_idle() or self._current.end >= self._due(zeroing))
+                self._ensure_next(may_go_on)
                 self.due_at = self._due(self._zeroing) if self._zeroing is not None else NEVER
         except OSError as error:
             if not is_full(error):
@@ -118,12 +142,12 @@ class Space:
             self._counters.writer_prepared += 1
         with self._lock:
             try:
-                segment = self._next_with_all_room()
+                segment = self._with_all_room(self._next_now)
             except OSError as error:
                 if entries or not self.has_reserve or not is_full(error):
                     raise
                 segment = self._use_reserve(after.id + 1)
-            self._grow(segment, FRAMES_AT + frame_bytes)
+            self._with_all_room(partial(self._grow, segment, FRAMES_AT + frame_bytes))
             return segment
 
     def grow(self, segment: Segment, size: int) -> None:
@@ -143,7 +167,7 @@ class Space:
     def ensure_reserve(self) -> None:
         """Have the reserve, or raise `OSError(ENOSPC)`."""
         with self._lock:
-            self._ensure_reserve()
+            self._with_all_room(self._ensure_reserve)
 
     def retire(self, catalog: Catalog) -> None:
         """Take out the segments that count no more. May be called from any thread."""
@@ -152,6 +176,11 @@ class Space:
     def remove_a_piece(self) -> bool:
         """Go on removing; whether there is more to do. Raises `OSError`."""
         self._retired.removal.step()
+        return self.is_removing
+
+    @property
+    def is_removing(self) -> bool:
+        """Whether there is more to `remove_a_piece` of."""
         return not self._retired.removal.is_done
 
     def retired(self, below: int) -> bool:
@@ -168,9 +197,10 @@ class Space:
             if self._next is not None:
                 self._files.close(self._next.fd)
                 self._next = None
-            if self._zeroing is not None:
-                self._zeroing.abandon()
-                self._zeroing = None
+            for zeroing in (self._zeroing, self._new_reserve):
+                if zeroing is not None:
+                    zeroing.abandon()
+            self._zeroing = self._new_reserve = None
         self._retired.removal.finish()
 
     def _reserve_bytes(self) -> int:
@@ -180,15 +210,18 @@ class Space:
         """How far the current segment may be filled before the next step: half, before the last is done."""
         return self._current.size * zeroing.done // (2 * zeroing.size)
 
-    def _next_with_all_room(self) -> Segment:
-        """The next segment, for a write that waits for it: what is being removed makes room if need be."""
+    def _with_all_room(self, make: Callable[[], T]) -> T:
+        """What `make` makes; what is kept or on its way out makes room for it if need be."""
         try:
-            segment = self._ensure_next(lambda _: True)
+            return make()
         except OSError as error:
-            if not is_full(error) or self._retired.removal.is_done:
+            if not is_full(error) or not self._retired.make_room():
                 raise
-            self._retired.removal.finish()
-            segment = self._ensure_next(lambda _: True)
+            return make()
+
+    def _next_now(self) -> Segment:
+        """The next segment, for a write that waits for it."""
+        segment = self._ensure_next(lambda _: True)
         assert segment is not None  # nothing told it to stop
         return segment
 
@@ -216,43 +249,46 @@ class Space:
                 if not may_go_on(zeroing):
                     return None
                 zeroing.step()
+            segment = self._finish(zeroing, segment_id, None)
         except Exception:  # not an interrupt: after that, it goes on
-            self._zeroing = None
             zeroing.abandon()
+            self._zeroing = None
             raise
-        self._zeroing = None
-        self._next = self._finish(zeroing, segment_id, None)
-        return self._next
+        self._next, self._zeroing = segment, None  # as one: the descriptor is the one's or the other's
+        self._counters.segments_prepared += 1
+        return segment
 
     def _spare(self, name: str, size: int) -> Zeroing:
         """A file that was retired, or a new one."""
-        fd = self._retired.take(name, size)
-        return self._blank(name, size) if fd is None else Zeroing(self._files, fd, name, size, self._counters)
+        if size == self._segment_bytes:
+            self._retired.take(name)
+        return self._zero(name, size)
 
-    def _blank(self, name: str, size: int) -> Zeroing:
-        """A new file."""
-        with suppress(FileNotFoundError):
-            self._files.unlink(name)
-        return Zeroing(self._files, self._files.create(name), name, size, self._counters)
+    def _zero(self, name: str, size: int, source: str | None = None) -> Zeroing:
+        return Zeroing(self._files, name, size, self._counters, source=source)
 
     def _ensure_reserve(self) -> None:
         if self.has_reserve:
             return
-        zeroing = self._blank(SPARE + RESERVE, self._reserve_bytes())
-        zeroing.finish()
-        self._files.close(zeroing.fd)
-        self._files.rename(zeroing.name, RESERVE)
-        self._files.sync_directory()
-        self.has_reserve = True
+        if self._zeroing is not None:
+            self._zeroing.begin()  # it may be what the reserve becomes: the name must be free
+        if self._new_reserve is None:
+            self._new_reserve = self._zero(SPARE + RESERVE, self._reserve_bytes())
+        made = self._new_reserve
+        try:
+            made.finish()
+            made.become(RESERVE)
+        except Exception:
+            made.abandon()
+            self._new_reserve = None
+            raise
+        made.close()
+        self.has_reserve, self._new_reserve = True, None
 
     def _use_reserve(self, segment_id: int) -> Segment:
         name, size = _spare_name(segment_id), self._reserve_bytes()
-        self._files.rename(RESERVE, name)
-        self.has_reserve = False
-        zeroing = Zeroing(self._files, self._files.open(name, writable=True), name, size, self._counters)
-        zeroing.finish()
-        self._next = self._finish(zeroing, segment_id, None)
-        return self._next
+        self._zeroing, self.has_reserve = self._zero(name, size, source=RESERVE), False  # as one
+        return self._next_now()
 
     def _finish(
         self,
@@ -260,24 +296,19 @@ class Space:
         segment_id: int,
         first_frame: Callable[[Place], bytes | bytearray] | None,
     ) -> Segment:
-        """Header, then the final name: a crash in between leaves a spare."""
-        fd, name = zeroing.fd, zeroing.name
-        with _removed_on_failure(self._files, fd, name) as unfinished:
-            if size_of(self._files, segment_name(segment_id)) >= 0:
-                raise FileExistsError(errno.EEXIST, "a segment is never replaced", segment_name(segment_id))
-            header = SegmentHeader(segment_id, secrets.randbits(32), self._algorithm, zeroing.size)
-            segment = Segment(fd, zeroing.size, header, None)
-            segment.base = FrameIndex()
-            write_all(self._files, fd, encode_header(header), 0)
-            if first_frame is not None:
-                frame = first_frame(segment.place)
-                write_all(self._files, fd, frame, FRAMES_AT)
-                segment.end += len(frame)
-            self._files.fdatasync(fd)
-            self._files.rename(name, segment.name)
-            unfinished.name = segment.name
-            self._files.sync_directory()
-            self._counters.segments_prepared += 1
+        """Header, then the final name: a crash in between leaves a spare. Done twice, it is done once."""
+        header = SegmentHeader(segment_id, zeroing.tag, self._algorithm, zeroing.size)
+        segment = Segment(zeroing.fd, zeroing.size, header, None)
+        segment.base = FrameIndex()
+        if zeroing.final is None and size_of(self._files, segment.name) >= 0:
+            raise FileExistsError(errno.EEXIST, "a segment is never replaced", segment.name)
+        write_all(self._files, segment.fd, encode_header(header), 0)
+        if first_frame is not None:
+            frame = first_frame(segment.place)
+            write_all(self._files, segment.fd, frame, FRAMES_AT)
+            segment.end += len(frame)
+        self._files.fdatasync(segment.fd)
+        zeroing.become(segment.name)
         return segment
 
     def _grow(self, segment: Segment, size: int) -> None:
@@ -294,19 +325,3 @@ class Space:
             raise
         self._counters.bytes_prepared += size - segment.size
         segment.size = size
-
-
-class _removed_on_failure:  # noqa: N801  (reads as a statement)
-    """Close and unlink the unfinished file if the block raises."""
-
-    def __init__(self, files: FileLayer, fd: int, name: str) -> None:
-        self._files, self._fd, self.name = files, fd, name
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            self._files.close(self._fd)
-            with suppress(OSError):
-                self._files.unlink(self.name)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable
+from queue import SimpleQueue
 
 _log = logging.getLogger(__name__)
 
@@ -18,11 +18,11 @@ class Worker:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._changed = threading.Condition()
-        """Guards the fields below. Never held while a job runs."""
-        self._jobs: deque[Callable[[], None]] = deque()
-        self._busy = False
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        """None is the end. A job that is in it will be seen: there is nobody to be woken after that."""
         self._stopping = False
+        self._starting = threading.Lock()
+        """Guards the field below."""
         self._thread: threading.Thread | None = None
 
     @property
@@ -31,20 +31,26 @@ class Worker:
         return self._stopping
 
     def submit(self, job: Callable[[], None]) -> None:
-        """Run `job` after those before it; not at all after `stop`."""
-        with self._changed:
-            if self._stopping:
-                return
-            self._jobs.append(job)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
-            self._changed.notify_all()
+        """Run `job` after those before it; not at all after `stop`. An interrupt may repeat it."""
+        if self._stopping:
+            return
+        if self._thread is None:
+            self._start()
+        self._jobs.put(job)
 
     def wait_idle(self) -> None:
-        """Return when every job submitted before is done."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._jobs and not self._busy)
+        """Return when every job submitted before is done, and what these submitted."""
+        thread, idle = self._thread, threading.Event()
+
+        def look() -> None:
+            if self._jobs.empty():
+                idle.set()
+            else:
+                self._jobs.put(look)
+
+        self._jobs.put(look)
+        while thread is not None and thread.is_alive() and not idle.wait(0.05):
+            pass
 
     def stop(self) -> None:
         """Finish the jobs, then end the thread. Twice is fine.
@@ -62,26 +68,21 @@ class Worker:
             raise interrupt
 
     def signal_stop(self) -> None:
-        """As `stop`, without waiting; takes no lock that a running job could hold."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify_all()
+        """As `stop`, without waiting; takes no lock, so that a finalizer may call it anywhere."""
+        self._stopping = True
+        self._jobs.put(None)
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                thread.start()
+                self._thread = thread
 
     def _run(self) -> None:
-        while (job := self._next()) is not None:
+        while (job := self._jobs.get()) is not None:
             try:
                 job()
             except Exception:  # noqa: BLE001  (see the class)
                 _log.warning("%s: a background job failed", self._name, exc_info=True)
             del job  # while waiting, nothing of the store is kept alive
-            with self._changed:
-                self._busy = False
-                self._changed.notify_all()
-
-    def _next(self) -> Callable[[], None] | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._jobs or self._stopping)
-            if not self._jobs:
-                return None
-            self._busy = True
-            return self._jobs.popleft()

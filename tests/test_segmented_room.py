@@ -1,0 +1,129 @@
+"""Where room for the next segment and the reserve comes from, and retiring what is still read."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from raftstore_segmented import SegmentedBackend, removal, retired, space, zeroing
+from raftstore_segmented.testing import SimulatedDisk
+
+from raftstore.batch import WriteBatch
+from raftstore.entry import Entry, LogId
+
+pytestmark = pytest.mark.backend("segmented")
+
+FIRST_BYTES = 4 << 10
+SEGMENT_BYTES = 64 << 10
+STEP_BYTES = 1 << 10
+
+
+@pytest.fixture(autouse=True)
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(space, "FIRST_BYTES", FIRST_BYTES)
+    monkeypatch.setattr(zeroing, "STEP_BYTES", STEP_BYTES)
+    monkeypatch.setattr(removal, "REMOVAL_STEP_BYTES", STEP_BYTES)
+    monkeypatch.setattr(retired, "REMOVAL_STEP_BYTES", STEP_BYTES)
+    monkeypatch.setattr(removal, "PAUSE_S", 0.0)
+
+
+@contextmanager
+def opened(disk: SimulatedDisk, segment_bytes: int = SEGMENT_BYTES) -> Iterator[SegmentedBackend]:
+    backend = SegmentedBackend(Path("/simulated"), segment_bytes=segment_bytes, _files=disk)
+    backend._worker.wait_idle()
+    try:
+        yield backend
+    finally:
+        backend.close()
+        assert disk.open_count == 0
+
+
+def append(backend: SegmentedBackend, index: int, size: int = 500) -> None:
+    backend.write(WriteBatch(index, entries=[Entry(1, index, bytes([index % 256]) * size)]))
+    backend._worker.wait_idle()
+
+
+def let_no_byte_more_in(disk: SimulatedDisk) -> None:
+    disk.bytes_max = sum(map(len, disk.image().values()))
+
+
+def plant(disk: SimulatedDisk, name: str, size: int) -> None:
+    fd = disk.create(name)
+    disk.pwrite(fd, b"!" * size, 0)
+    disk.close(fd)
+
+
+@pytest.mark.parametrize("call", ["rename 0", "unlink 0"])
+def test_a_segment_that_is_read_stays_whole_when_retiring_it_fails_and_is_tried_again(call: str) -> None:
+    """The second try did not know of the reader any more, and shortened the file under it."""
+    disk = SimulatedDisk()
+    with opened(disk, FIRST_BYTES) as backend:
+        for index in range(1, 41):
+            append(backend, index)
+        held, _ = backend._catalog.locate(20, 21)
+        before = bytes(disk.pread(held.fd, held.size, 0))
+        failed = list[str]()
+
+        def fail_once(_number: int, said: str) -> None:
+            if not failed and said.startswith(call):
+                failed.append(said)
+                raise OSError(errno.EIO, "planted")
+
+        disk.before_call = fail_once
+        backend.write(WriteBatch(41, anchor=LogId(1, 38)))
+        backend._worker.wait_idle()
+        assert failed
+        backend.maintain()
+        backend._worker.wait_idle()
+        assert held.name not in disk.image()
+        assert bytes(disk.pread(held.fd, held.size, 0)) == before
+        backend._catalog.let_go(held)
+
+
+def test_what_is_kept_to_be_used_again_makes_room_for_a_segment_of_another_size() -> None:
+    """The disk was called full while 64 MiB of it were put by."""
+    disk = SimulatedDisk()
+    with opened(disk) as backend:
+        append(backend, 1)
+        plant(disk, "spare-retired", SEGMENT_BYTES)
+        backend._space._retired._is_one_kept = True
+        let_no_byte_more_in(disk)
+        append(backend, 2, size=4 * FIRST_BYTES)
+        assert "spare-retired" not in disk.image()
+        assert [entry.index for entry in backend.read(1, 3, None)] == [1, 2]
+
+
+def test_what_is_on_its_way_out_makes_room_for_the_reserve() -> None:
+    """Without a reserve no write with entries is taken."""
+    disk = SimulatedDisk()
+    with opened(disk) as backend:
+        append(backend, 1)
+        disk.unlink("reserve")
+        backend._space.has_reserve = False
+        plant(disk, "spare-gone-1", SEGMENT_BYTES)
+        backend._space._retired.removal.add("spare-gone-1")
+        let_no_byte_more_in(disk)
+        append(backend, 2)
+        assert backend._space.has_reserve
+        assert "spare-gone-1" not in disk.image()
+
+
+def test_a_store_that_is_closed_does_not_finish_the_next_segment_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All of it was due, and `close` waited for 64 MiB of zeros."""
+    steps, step = list[int](), zeroing.Zeroing.step
+    with opened(SimulatedDisk(), FIRST_BYTES) as backend:
+
+        def closed_meanwhile(self: zeroing.Zeroing) -> None:
+            steps.append(self.done)
+            step(self)
+            backend._worker.signal_stop()
+
+        monkeypatch.setattr(zeroing.Zeroing, "step", closed_meanwhile)
+        backend.write(WriteBatch(1, entries=[Entry(1, 1, b"x" * (FIRST_BYTES * 3 // 4))]))
+        backend._worker.wait_idle()
+    assert len(steps) == 1
