@@ -29,8 +29,9 @@ from raftstore_segmented.testing import SimulatedDisk
 
 from raftstore.backend import Recovery
 from raftstore.batch import WriteBatch
-from raftstore.entry import Entry, LogId
+from raftstore.entry import LogId
 from raftstore.errors import BackendMissingError, CorruptionError, FormatError
+from raftstore.testing.fuzz.segmented import entries, seal_frame, seal_head
 
 pytestmark = pytest.mark.backend("segmented")
 
@@ -42,10 +43,6 @@ SEGMENT_BYTES = 1 << 16
 NAME = "0000000000000001.seg"
 
 
-def entries(first: int, *sizes: int) -> list[Entry]:
-    return [Entry(1 + n // 3, first + n, b"x" * size, n % 2) for n, size in enumerate(sizes)]
-
-
 SNAPSHOT = LogState(1).encode(firsts=[1], previous_end=0)
 FRAMES = [
     bytes(encode_data(PLACE, AT, WriteBatch(3, entries=entries(1, 5, 0, 9, 300)), SNAPSHOT)),
@@ -55,22 +52,10 @@ FRAMES = [
 ]
 
 
-def sealed(data: bytes, place: Place, offset: int) -> bytes:
-    """The frame with all of its checksums right, but for those of its payload blocks."""
-    if len(data) < FRAME_HEADER_BYTES:
-        return data
-    fields = list(HEADER.unpack_from(data))
-    table = data[FRAME_HEADER_BYTES : FRAME_HEADER_BYTES + fields[6]]
-    fields[:4] = [frame.MAGIC, place.tag, place.id, offset]
-    fields[7] = place.checksum(table)
-    head = HEADER.pack(*fields[:-1], 0)
-    return head[:52] + place.checksum(head[:52]).to_bytes(4, "little") + data[FRAME_HEADER_BYTES:]
-
-
 @many(400)
 @given(hostile(FRAMES), st.booleans())
 def test_a_frame_is_decoded_or_bad(data: bytes, seal: bool) -> None:
-    image = bytes(AT) + (sealed(data, PLACE, AT) if seal else data)
+    image = bytes(AT) + (seal_frame(data, PLACE, AT) if seal else data)
     disk = SimulatedDisk.holding({"a": image})
     fd = disk.open("a", writable=False)
     found = attempt(lambda: read_frame(Window(disk, fd, len(image)), PLACE, AT), len(image), BadFrameError)
@@ -110,7 +95,7 @@ def test_a_snapshot_whose_parts_contradict_each_other_is_malformed(lie: dict[str
 @given(hostile([encode_header(SegmentHeader(7, 1, 2, 4096)) + b"x"]), st.booleans())
 def test_the_beginning_of_a_segment_is_decoded_or_malformed(data: bytes, seal: bool) -> None:
     if seal and len(data) >= 96:
-        data = data[:60] + zlib.crc32(data[:60]).to_bytes(4, "little") + data[64:]
+        data = seal_head(data)
     header = attempt(lambda: decode_header(data), len(data), MalformedError, FormatError)
     if header is not None:
         pointed = data[:64] + encode_pointer(header, Pointer(1 << 62, 3)) + data[96:]
@@ -158,7 +143,7 @@ def test_a_store_with_a_lying_frame_opens_or_is_refused(
     header = decode_header(data)
     place = Place(header.id, header.tag, checksum(header.algorithm))
     overwriting = changes if resize else [(at, piece, False) for at, piece, _ in changes]
-    lying = sealed(edited(data[start:stop], overwriting, None), place, start)
+    lying = seal_frame(edited(data[start:stop], overwriting, None), place, start)
     whole = (
         data[:start] + lying + data[stop:] if resize else data[:start] + lying[: stop - start] + data[stop:]
     )
