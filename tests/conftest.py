@@ -21,8 +21,8 @@ import pytest
 from raftstore.errors import BackendMissingError
 from raftstore.registry import backend_class
 
-GRACE_S = 5.0
-"""For what a test gave up to be gone: a finalizer only signals."""
+GRACE_S = 30.0
+"""For what a test gave up to be gone: a finalizer only signals. Only a failing test waits so long."""
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -192,8 +192,13 @@ def test_opening_after_an_unclean_stop_gives_up_on_a_store_that_rocksdb_does_not
     backend = opened(path)
     backend.write(append(1, 1))
     stop_uncleanly(backend)
-    with pytest.raises(CorruptionError, match="did not finish reading"):
-        opened(path, open_timeout_s=0.001)
+    stuck = path.with_name("stuck")
+    stuck.write_text("#!/bin/sh\nexec sleep 600\n")
+    stuck.chmod(0o700)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", os.fspath(stuck))
+        with pytest.raises(CorruptionError, match="did not finish reading"):
+            opened(path, open_timeout_s=0.05)
     killed = path.with_name("killed")
     killed.write_text("#!/bin/sh\nkill -SEGV $$\n")
     killed.chmod(0o700)

@@ -50,7 +50,7 @@ class Gate:
         finally:
             self.open()
 
-    def wait_for_arrival(self, count: int = 1, timeout_s: float = 10.0) -> None:
+    def wait_for_arrival(self, count: int = 1, timeout_s: float = 30.0) -> None:
         """Return when at least `count` calls wait at the gate. Raises `TimeoutError`."""
         with self._lock:
             if not self._changed.wait_for(lambda: self._waiting >= count, timeout_s):
