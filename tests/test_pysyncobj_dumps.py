@@ -3,6 +3,7 @@
 # ruff: noqa: E402 (what the adapter needs is looked for first)
 from __future__ import annotations
 
+import fcntl
 import gzip
 import os
 import pickle
@@ -96,3 +97,78 @@ def test_dumps_follow_one_another(serializer: Any) -> None:
         serializer.serialize(f"state {number}", number)
         assert serializer.checkSerializing() == (2, number)
         assert serializer.deserialize() == f"state {number}"
+
+
+@pytest.mark.parametrize("said", [0, 2], ids=["nothing runs", "success"])
+def test_a_dump_that_could_not_take_its_place_failed_whatever_the_checker_says(
+    tmp_path: Path, said: int
+) -> None:
+    """Else the log is purged for a dump that is not there."""
+    nothing = lambda *_: None  # noqa: E731
+    serializer = DurableSerializer(str(tmp_path / "dump"), 1000, False, nothing, nothing, lambda: said)
+    serializer.serialize((None, "state"), 7)
+    assert serializer.checkSerializing() == (3, 7)
+    assert serializer.checkSerializing() == (said, 7), "told once"
+
+
+@pytest.mark.parametrize("whose", ["its own", "the leader's"])
+def test_a_dump_takes_its_place_under_the_directorys_lock(
+    serializer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str
+) -> None:
+    """Else a child's could overtake the leader's between the look at what is there and the rename."""
+    replace, seen = Path.replace, list[str]()
+
+    def look(source: Path, target: Any) -> Path:
+        descriptor = os.open(tmp_path, os.O_RDONLY)
+        try:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.close(descriptor)
+        seen.append(source.name)
+        return replace(source, target)
+
+    monkeypatch.setattr(Path, "replace", look)
+    if whose == "its own":
+        serializer.serialize("state", 1)
+    else:
+        serializer.setTransmissionData((NEWER, True, False))
+        assert serializer.setTransmissionData((b"", False, True))
+    assert len(seen) == 1
+    assert serializer.deserialize() in ("state", "newer")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("is_followed", [True, False])
+def test_a_child_that_outlives_its_node_leaves_the_next_ones_dump_alone(
+    serializer: Any, tmp_path: Path, is_followed: bool
+) -> None:
+    """A node is killed while its child writes; the node that is started next writes a dump of its own."""
+    serializer.serialize("first", 1)
+    go_on, begun = os.pipe(), os.pipe()
+
+    class Waits:
+        def __reduce__(self) -> tuple[type[str], tuple[str]]:
+            os.write(begun[1], b"x")
+            os.read(go_on[0], 1)
+            return str, ("orphaned",)
+
+    node = os.fork()
+    if node == 0:
+        try:
+            forking = DurableSerializer(str(tmp_path / "dump"), 1000, True, None, None, None)
+            forking.serialize(Waits(), 2)
+        finally:
+            os._exit(0)
+    os.waitpid(node, 0)
+    os.close(begun[1])
+    assert os.read(begun[0], 1) == b"x"
+    if is_followed:
+        serializer.checkSerializing()
+        serializer.serialize("second", 3)
+    os.write(go_on[1], b"x")
+    assert os.read(begun[0], 1) == b"", "the orphan has ended"
+    for descriptor in (*go_on, begun[0]):
+        os.close(descriptor)
+    assert serializer.deserialize() == ("second" if is_followed else "first")

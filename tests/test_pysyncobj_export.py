@@ -96,6 +96,43 @@ def nothing_made(target: Path) -> bool:
     return not [path for path in target.parent.iterdir() if path.name.startswith(target.name)]
 
 
+def test_a_journal_that_cannot_take_its_name_leaves_no_meta_behind(
+    url: str, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PySyncObj would start empty beside it, and export would refuse to try again."""
+    rename = Path.rename
+
+    def refuse(source: Path, to: Path) -> Path:
+        if to == target:
+            raise OSError("no")
+        return rename(source, to)
+
+    written(url)
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError, match="no"):
+        export_journal(url, target)
+    assert nothing_made(target)
+
+
+@pytest.mark.parametrize("has_dump", [True, False])
+def test_the_command_says_where_the_dump_is_without_which_the_beginning_is_gone(
+    tmp_path: Path, url: str, target: Path, has_dump: bool
+) -> None:
+    pytest.importorskip("typer")
+    from typer.testing import CliRunner
+
+    from raftstore.cli.app import app
+
+    written(url, first=12)
+    dump = tmp_path / "raft.dump"
+    if has_dump:
+        dump.write_bytes(b"a dump")
+    done = CliRunner().invoke(app, ["export-pysyncobj", url, str(target)])
+    assert done.exit_code == 0, done.output
+    assert (str(dump) in done.output) == has_dump
+    assert "fullDumpFile" in done.output
+
+
 def test_a_store_that_is_not_there_is_not_made(tmp_path: Path, url: str, target: Path) -> None:
     with pytest.raises(ConfigError):
         export_journal(url, target)

@@ -17,8 +17,7 @@ pytest.importorskip("pysyncobj")
 
 from pysyncobj.journal import MemoryJournal  # type: ignore[import-untyped,unused-ignore]
 
-from raftstore.adapters.pysyncobj import RaftStoreJournal, library
-from raftstore.adapters.pysyncobj import journal as journal_module
+from raftstore.adapters.pysyncobj import RaftStoreJournal, library, staging
 from raftstore.adapters.pysyncobj.library import check_version
 from raftstore.adapters.pysyncobj.node_ids import decode_id, encode_id
 from raftstore.adapters.pysyncobj.slices import JournalSlice
@@ -205,14 +204,17 @@ def test_what_is_committed_is_not_replaced(open_journal: Open) -> None:
         journal.before_send(ACK)
 
 
-def test_destroying_drops_what_was_deleted(open_journal: Open) -> None:
+def test_destroying_keeps_what_was_acknowledged_and_then_deleted_by_a_repeated_message(
+    open_journal: Open,
+) -> None:
+    """Nothing differed from it: the leader may have counted it, so that only a conflict may take it."""
     journal = open_journal()
     fill(journal, 21)
     journal.before_send(ACK)
     journal.deleteEntriesFrom(5)
     journal._destroy()
     journal.log.close()
-    assert len(open_journal()) == 5
+    assert len(open_journal()) == 20
 
 
 def test_term_and_vote_survive_a_crash(disk: MemoryDisk, open_journal: Open) -> None:
@@ -308,7 +310,7 @@ def test_the_startup_clear_keeps_what_follows_the_dump(disk: MemoryDisk, open_jo
 def test_the_startup_clear_keeps_what_follows_a_dump_of_large_entries(
     open_journal: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal_module, "TAIL_BYTES_MAX", 10)
+    monkeypatch.setattr(staging, "TAIL_BYTES_MAX", 10)
     journal = open_journal()
     fill(journal, 101)
     journal.before_send(ACK)
@@ -324,7 +326,7 @@ def test_the_startup_clear_keeps_what_follows_a_dump_of_large_entries(
 def test_a_snapshot_of_large_entries_is_installed_whole(
     open_journal: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal_module, "TAIL_BYTES_MAX", 10)
+    monkeypatch.setattr(staging, "TAIL_BYTES_MAX", 10)
     journal = open_journal()
     fill(journal, 9)
     journal.before_send(ACK)
@@ -386,16 +388,69 @@ def test_a_clear_of_a_running_node_drops_everything(
     journal = open_journal()
     fill(journal, 101)
     journal.before_send(ACK)
-    snapshot = journal[49], journal[50]
     journal.log.close()
     journal = open_journal()
     begin(journal)
     journal.clear()
-    journal.add(*snapshot[0])
-    journal.add(*snapshot[1])
+    journal.add(b"of the leader", 50, 2)
+    journal.add(b"of the leader too", 51, 2)
     assert [index for _, index, _ in journal] == [50, 51]
     journal.before_send(ACK)
     assert (journal.log.first_index, journal.log.last_index) == (50, 51)
+
+
+def install_again(journal: RaftStoreJournal, position: int) -> None:
+    """As PySyncObj does it when a leader sends a dump that ends with the entry after `position`."""
+    dump = journal[position], journal[position + 1]
+    journal.onOneSecondTimer()
+    journal.clear()
+    journal.add(*dump[0])
+    journal.add(*dump[1])
+
+
+def test_a_dump_that_the_log_holds_takes_nothing_acknowledged_after_it(
+    disk: MemoryDisk, open_journal: Open
+) -> None:
+    """Raft §7: what follows is kept. PySyncObj acknowledges its last entry, so it must not see that."""
+    journal = open_journal()
+    fill(journal, 101)
+    journal.setRaftCommitIndex(80)
+    journal.before_send(ACK)
+    install_again(journal, 49)
+    assert [index for _, index, _ in journal] == [50, 51]
+    assert journal.getRaftCommitIndex() == 51
+    journal.before_send(ACK)
+    crash(disk, journal)
+    journal = open_journal()
+    assert [index for _, index, _ in journal] == [*range(50, 101)]
+    assert journal.getRaftCommitIndex() == 80
+
+
+def test_what_follows_a_dump_that_came_again_is_not_written_again(
+    disk: MemoryDisk, open_journal: Open
+) -> None:
+    journal = open_journal()
+    fill(journal, 101)
+    journal.before_send(ACK)
+    entries = journal[50:100][:50]
+    install_again(journal, 49)
+    before = len(disk.writes)
+    for entry in entries[1:]:
+        journal.add(*entry)
+    journal.before_send(ACK)
+    assert len(disk.writes) == before
+    assert [index for _, index, _ in journal] == [*range(50, 101)]
+
+
+def test_what_follows_a_dump_that_came_again_gives_way_to_the_leaders_entries(open_journal: Open) -> None:
+    journal = open_journal()
+    fill(journal, 101)
+    journal.before_send(ACK)
+    install_again(journal, 49)
+    journal.add(b"other", 52, 2)
+    journal.before_send(ACK)
+    assert journal[2:] == [(b"other", 52, 2)]
+    assert journal.log.last_index == 52
 
 
 def test_no_crash_leaves_a_snapshot_half_installed(disk: MemoryDisk, open_journal: Open) -> None:
@@ -431,17 +486,19 @@ def test_a_journal_may_begin_anywhere(open_journal: Open) -> None:
     assert (list(journal), journal.log.first_index) == ([(b"x", 500, 3)], 500)
 
 
-def test_a_clear_without_entries_after_it_empties_the_log(disk: MemoryDisk, open_journal: Open) -> None:
-    journal = open_journal()
+def test_a_clear_without_entries_after_it_leaves_the_log_on_disk(open_journal: Open) -> None:
+    """The dump that should have followed could not be added: without it the log is all there is."""
+    journal = open_journal(entry_bytes_max=1000)
     fill(journal, 11)
     journal.before_send(ACK)
+    journal.onOneSecondTimer()
     journal.clear()
+    with pytest.raises(EntryTooLargeError):
+        journal.add(bytes(2000), 50, 2)
+    assert len(journal) == 0
     journal._destroy()
     journal.log.close()
-    journal = open_journal()
-    assert len(journal) == 0
-    journal.add(b"again", 1, 4)
-    assert list(journal) == [(b"again", 1, 4)]
+    assert len(open_journal()) == 10
 
 
 def test_deleting_a_prefix_is_durable_at_once(disk: MemoryDisk, open_journal: Open) -> None:
@@ -489,7 +546,7 @@ def test_a_command_above_the_limit_is_refused_and_does_not_block_the_next(open_j
 def test_what_waits_for_a_message_is_bounded(
     disk: MemoryDisk, open_journal: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal_module, "TAIL_BYTES_MAX", 10_000)
+    monkeypatch.setattr(staging, "TAIL_BYTES_MAX", 10_000)
     journal = open_journal()
     before = disk.calls
     for index in range(1, 101):
@@ -644,6 +701,18 @@ class JournalMachine(RuleBasedStateMachine):
             journal.add(b"snapshot %d" % (at + 1), at + 1, self.term)
         self.committed = at - 1
 
+    @precondition(lambda self: len(self.judge) > 1)
+    @rule(data=st.data())
+    def install_snapshot_that_it_holds(self, data: st.DataObject) -> None:
+        first = max(0, self.committed - self.judge[0][1] - 1)
+        position = data.draw(st.integers(first, len(self.judge) - 2))
+        dump = self.judge[position : position + 2]
+        self.journal.onOneSecondTimer()
+        for journal in (self.judge, self.journal):
+            journal.clear()
+            for entry in dump:
+                journal.add(*entry)
+
     @precondition(lambda self: len(self.judge) > 2)
     @rule(data=st.data())
     def compact(self, data: st.DataObject) -> None:
@@ -673,13 +742,16 @@ class JournalMachine(RuleBasedStateMachine):
     def reopen(self) -> None:
         self.journal._destroy()
         self.journal.log.close()
-        self.open()
+        self.open_again()
 
     @rule()
     def acknowledge_and_crash(self) -> None:
-        """Everything is there. What PySyncObj deleted may follow it; it was in the log once."""
         self.journal.before_send(ACK)
         crash(self.disk, self.journal)
+        self.open_again()
+
+    def open_again(self) -> None:
+        """Everything is there. What PySyncObj deleted may follow it; it was in the log once."""
         self.open()
         if len(self.judge):
             self.journal.deleteEntriesFrom(len(self.judge))

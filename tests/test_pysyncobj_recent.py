@@ -36,7 +36,7 @@ def test_what_is_kept_is_what_the_log_holds(writes: list[tuple[int, int, int]]) 
         entries = [(bytes(size), index, term) for index in range(start, start + count)]
         log = {index: entry for index, entry in log.items() if index < start}
         log.update((entry[1], entry) for entry in entries)
-        recent.extend(entries)
+        recent.extend(entries, sum(len(entry[0]) for entry in entries))
         for index in range(1, 80):
             found = recent.read(index, 80)
             assert found == [log[index + at] for at in range(len(found))]

@@ -20,7 +20,8 @@ def command(store: Source, journal: JournalFile) -> None:
     """Move the store of a stopped PySyncObj node, or a Patroni member, back into PySyncObj's own journal.
 
     Entries, term, vote and commit index are written, read back and compared. Remove the store before the node
-    runs again: what happens then is not in it. Exit status: 0 done, 1 the store is damaged, 2 could not.
+    runs again: what happens then is not in it. Its dump is not moved: a node that named no fullDumpFile has
+    it in STORE.dump, and must name that. Exit status: 0 done, 1 the store is damaged, 2 could not.
     """
     try:
         from raftstore.adapters.pysyncobj.exporting import export_journal
@@ -35,3 +36,7 @@ def command(store: Source, journal: JournalFile) -> None:
         f"vote {printable(state.voted_for or 'none')}, commit index {state.commit}"
     )
     typer.echo(f"the journal is {printable(str(found.path))}; now remove the store")
+    if found.dump is not None:
+        typer.echo(f"its dump is {printable(str(found.dump))}: keep it, and name it as fullDumpFile")
+    elif found.anchor.index:
+        typer.echo("it begins with a dump: the node needs its fullDumpFile, as before")

@@ -35,7 +35,7 @@ class ForgottenSuffixJournal(RaftStoreJournal):
     def __init__(self, source: StoreSource, *, adopt: bool = False) -> None:
         super().__init__(source, adopt=adopt)
         forget_suffix(self.log)
-        self._stop = self.log.last_index + 1
+        self._stop = self._end = self.log.last_index + 1
 
 
 JOURNALS: Final[dict[Plant, type[RaftStoreJournal]]] = {

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import gzip
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -23,23 +24,22 @@ from types import FunctionType
 from typing import Any, Final
 
 from raftstore.adapters.pysyncobj import library
+from raftstore.adapters.pysyncobj.replacing import replace_durably, replacing_only, take_turn
+from raftstore.errors import ConfigError
+from raftstore.log import RaftLog
 
 _serializer: Any = library.load().serializer
+_STATE: Any = library.load().SERIALIZER_STATE
 
 CONF: Final = "_SyncObj__conf"
+logger = logging.getLogger("raftstore")
+
 _FILE: Final = "_Serializer__fileName"
 _DESERIALIZER: Final = "_Serializer__deserializer"
+_PID: Final = "_Serializer__pid"
+_FAILED: Final = -2
+"""The pid that PySyncObj notes for a dump that could not be written, without a child."""
 _PIECE_BYTES: Final = 1 << 20
-
-
-def replace_durably(temporary: str, name: str) -> None:
-    """Rename the file `temporary` to `name`, over what was there; durable on return.
-
-    After a crash at any moment `name` is the file that was there or the new one, complete. Takes the place of
-    PySyncObj's `atomicReplace`.
-    """
-    _sync(Path(temporary))
-    _sync(Path(temporary).replace(name).parent)
 
 
 def _replace_whole(temporary: str, name: str) -> None:
@@ -50,23 +50,6 @@ def _replace_whole(temporary: str, name: str) -> None:
         while dump.read(_PIECE_BYTES):
             pass
     replace_durably(temporary, name)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _version(file: Path) -> tuple[int, int] | None:
-    """Tells one file of a name from the next; None if there is none."""
-    try:
-        found = file.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_ino, found.st_mtime_ns
 
 
 def _replacing(method: Any, replace: Callable[[str, str], None]) -> Any:
@@ -85,15 +68,15 @@ class DurableSerializer(_serializer.Serializer):  # type: ignore[misc]  # PySync
     def serialize(self, data: Any, id: int) -> None:  # PySyncObj's name
         """Write a dump, in a forked child if PySyncObj may fork. It fails if another has come meanwhile."""
         file = self.__dict__[_FILE]
-        before = None if file is None else _version(Path(file))
-
-        def replace(temporary: str, name: str) -> None:
-            _sync(Path(temporary))
-            if _version(Path(name)) != before:
-                raise FileExistsError(f"{name} was replaced while this dump of it was written")
-            replace_durably(temporary, name)
-
+        if file is None or self.__dict__[_PID] != 0:  # In memory; or one is being written.
+            super().serialize(data, id)
+            return
         parent = os.getpid()
+        try:
+            replace = replacing_only(take_turn(Path(file)), parent)
+        except OSError:
+            logger.exception("no dump is written to %s", file)
+            return
         try:
             _replacing(_serializer.Serializer.serialize, replace)(self, data, id)
         except BaseException:  # SystemExit from a signal's handler, say: the child must not seem successful.
@@ -101,13 +84,34 @@ class DurableSerializer(_serializer.Serializer):  # type: ignore[misc]  # PySync
                 os._exit(1)
             raise
 
+    def checkSerializing(self) -> tuple[int, int | None]:  # noqa: N802
+        """What became of the dump. One that could not be put in its place failed, whatever a checker says."""
+        has_failed = self.__dict__[_PID] == _FAILED
+        state, number = super().checkSerializing()
+        if has_failed and state in (_STATE.SUCCESS, _STATE.NOT_SERIALIZING):
+            self.__dict__[_PID] = 0
+            return _STATE.FAILED, number
+        return state, number
 
-def keep_in_a_file(node: Any, serializer: Any, store: Path) -> None:
-    """Let `node` keep its dumps beside its store, in `STORE.dump`, if its conf names no file for them.
 
-    To be called before its first tick. The conf may be shared with other nodes; it is left as it is.
+def default_dump(store: Path) -> Path:
+    """Where the dumps of a node are whose conf names no file for them: beside its store, in `STORE.dump`."""
+    return store.with_name(f"{store.name}.dump")
+
+
+def settle_dumps(node: Any, serializer: Any, log: RaftLog) -> None:
+    """Let `node` keep its dumps in a file, and make sure that it has the one that its log begins after.
+
+    To be called before its first tick. The conf may be shared with other nodes; it is left as it is. Raises
+    `ConfigError` if the log has no beginning and there is no dump: the node would start without its state.
     """
     conf = node.__dict__[CONF]
     if conf.fullDumpFile is None:
         conf = node.__dict__[CONF] = copy.copy(conf)
-        conf.fullDumpFile = serializer.__dict__[_FILE] = str(store.with_name(f"{store.name}.dump"))
+        conf.fullDumpFile = serializer.__dict__[_FILE] = str(default_dump(log.config.path))
+    if log.first_index > 1 and not Path(conf.fullDumpFile).is_file():
+        raise ConfigError(
+            f"the log begins at {log.first_index}, and there is no dump of what came before it at "
+            f"{conf.fullDumpFile}: bring the dump back, or let the node join anew, with an empty store",
+            key="fullDumpFile",
+        )

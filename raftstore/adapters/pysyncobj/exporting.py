@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from raftstore.adapters.pysyncobj import library
+from raftstore.adapters.pysyncobj.dumps import default_dump
 from raftstore.adapters.pysyncobj.journal_file import meta_path, read_entries, read_hard_state
 from raftstore.adapters.pysyncobj.node_ids import decode_id
 from raftstore.config import load
@@ -33,6 +34,8 @@ class Exported(msgspec.Struct, frozen=True):
     anchor: LogId
     last: LogId
     hard_state: HardState
+    dump: Path | None = None
+    """`STORE.dump`, if the node kept its dumps there: PySyncObj must be told (`fullDumpFile`)."""
 
 
 def export_journal(source: str | os.PathLike[str] | StoreConfig, journal: str | os.PathLike[str]) -> Exported:
@@ -41,7 +44,8 @@ def export_journal(source: str | os.PathLike[str] | StoreConfig, journal: str | 
     The node must be stopped. The file appears under its name, and durable, only when all of it was written,
     read back and compared; before, it is built beside, in `NAME.exporting`. The store keeps what it holds:
     remove it before the node runs again, for what happens then is not in it. All of the log is in memory
-    meanwhile, as it will be in PySyncObj.
+    meanwhile, as it will be in PySyncObj. A dump stays where it is; without it, the node would forget all
+    that came before the log.
 
     Raises, and leaves no file, `ConfigError` if there is something at `journal` already or no store at
     `source`, `FormatError` if the store is not that of a PySyncObj node, `EntryTooLargeError` if a file of
@@ -56,14 +60,23 @@ def export_journal(source: str | os.PathLike[str] | StoreConfig, journal: str | 
             found = _examine(log, target)
             _write(log, building)
             _verify(log, building)
-        meta_path(building).rename(meta_path(target))
-        building.rename(target)
+        _rename_both(building, target)
     except BaseException:
         for left in (building, meta_path(building)):
             left.unlink(missing_ok=True)
         raise
     sync_directory(target.parent)
     return found
+
+
+def _rename_both(building: Path, target: Path) -> None:
+    """The journal last: what has its name has all. Neither is left if that fails."""
+    meta_path(building).rename(meta_path(target))
+    try:
+        building.rename(target)
+    except BaseException:
+        meta_path(target).unlink()
+        raise
 
 
 def _refuse_used(path: Path) -> None:
@@ -90,7 +103,8 @@ def _examine(log: RaftLog, target: Path) -> Exported:
             f"the log takes {size} bytes, and PySyncObj's own journal holds {FILE_BYTES_MAX}: start the node "
             "on its store, let it write a dump (forceLogCompaction), stop it, and try again"
         )
-    return Exported(target, log.anchor, log.last, log.hard_state)
+    dump = default_dump(log.config.path)
+    return Exported(target, log.anchor, log.last, log.hard_state, dump if dump.is_file() else None)
 
 
 def _write(log: RaftLog, building: Path) -> None:

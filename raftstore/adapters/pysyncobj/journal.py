@@ -1,15 +1,11 @@
 """PySyncObj's journal on a `RaftLog`: one write, with one fsync, for all that a message promises.
 
 PySyncObj adds entries one by one, never asks for durability, and then sends a message that relies on them.
-So the journal collects what is added and makes it durable when it must be: before a message leaves
-(`before_send`, which `wiring.py` calls), before a commit index counts, and with each new term or vote.
+So the journal collects what is added (`staging.py`) and makes it durable when it must be: before a message
+leaves (`before_send`, which `wiring.py` calls), before a commit index counts, and with each new term or vote.
 
-What PySyncObj sees is the log up to `_stop`, and after it the `_tail`: what was added and is not in the
-log yet. Above `_stop` the log may still hold entries that PySyncObj has deleted. They are its *rest*: a
-follower deletes and adds again what a repeated message brings, so an entry that comes back unchanged is
-taken from the rest without a write, and only an entry that differs truncates, in one atomic write with
-what replaces it. What was written last is kept as PySyncObj's tuples too (`_recent`): it asks for that
-again at once, to send it to each other node and to apply it.
+For every command PySyncObj asks for the last entry, for the first, and for a slice of one: that is answered
+with as few steps as can be.
 """
 
 from __future__ import annotations
@@ -19,31 +15,27 @@ from typing import Any, Final, overload
 
 from raftstore.adapters.pysyncobj import library
 from raftstore.adapters.pysyncobj.node_ids import claim, decode_id, encode_id
-from raftstore.adapters.pysyncobj.recent import Recent
 from raftstore.adapters.pysyncobj.slices import JournalEntry, JournalSlice
-from raftstore.entry import NO_ENTRY, Entry, HardState, LogId
-from raftstore.errors import BackpressureError, ConfigError, EntryTooLargeError, GapError, RaftStoreError
+from raftstore.adapters.pysyncobj.staging import Staging
+from raftstore.entry import HardState
+from raftstore.errors import ConfigError, EntryTooLargeError, GapError, RaftStoreError
 from raftstore.log import RaftLog
 from raftstore.log import open as open_log
 from raftstore.storeconfig import StoreConfig
-from raftstore.strategy import MemFirst
 
 StoreSource = str | os.PathLike[str] | StoreConfig | RaftLog
 """What names a store: a URL, the path of a TOML file, a config, or a log that is open already."""
 
-TAIL_BYTES_MAX: Final = 4 << 20
-"""Payload bytes that the journal holds back at most; reaching it writes them."""
 LIST_MAX: Final = 16
 """Entries of a slice that are read at once; a longer slice reads as it goes."""
-CHUNK_BYTES: Final = 128 * 1024
-"""Payload bytes that one step of a slice reads; PySyncObj sends 64 KiB in a message."""
 PROMISES_NOTHING: Final = frozenset({"apply_command", "apply_command_response", "timeout_now"})
 """Messages that say nothing of what their sender stores: a command to the leader and where it put it."""
+_NONE: Final = -1
 
 _Journal: Any = library.load().journal.Journal
 
 
-class RaftStoreJournal(_Journal):  # type: ignore[misc]  # PySyncObj has no types
+class RaftStoreJournal(Staging, _Journal):  # type: ignore[misc]  # PySyncObj has no types
     """The journal of one PySyncObj node, with its term, vote and commit index.
 
     Entries are tuples `(command, index, term)`; positions count from the first entry that is kept. Used by
@@ -63,28 +55,20 @@ class RaftStoreJournal(_Journal):  # type: ignore[misc]  # PySyncObj has no type
         Raises what `raftstore.open` raises.
         """
         self._is_owner = not isinstance(source, RaftLog)
-        self._log = source if isinstance(source, RaftLog) else open_log(source)
-        self._adopt = adopt
-        strategy, limits = self._log.config.strategy, self._log.config.limits
-        self._sends_early = isinstance(strategy, MemFirst)
-        self._acknowledges_early = isinstance(strategy, MemFirst) and not strategy.sync_on_commit
+        super().__init__(source if isinstance(source, RaftLog) else open_log(source))
+        limits = self._log.config.limits
         self._entry_bytes_max = min(limits.entry_bytes_max, limits.write_bytes_max)
-        self._tail_bytes_max = min(TAIL_BYTES_MAX, limits.write_bytes_max)
+        self._adopt = adopt
         self._is_attached = False
         self._is_fresh = True
-        self._start, self._stop = self._log.first_index, self._log.last_index + 1
-        self._tail: list[JournalEntry] = []
-        self._tail_bytes = 0
-        self._recent = Recent()
-        self._is_cleared = False
-        self._before_clear: range | None = None
+        """Nothing but reading has happened: a `clear` is PySyncObj's start."""
+        self._unchecked_bytes_max = _NONE
+        """Up to which size of the tail an entry that follows can be added with no further look."""
         self._owed_commit = 0
         """A commit index whose entries could not be made durable: nothing may be applied before they are."""
-        self._refusal: RaftStoreError | None = None
-        """Why this node must not go on: its dump and its log do not belong together."""
-        self._hard_state: HardState | None = None
         self._first: JournalEntry | None = None
         self._last: JournalEntry | None = None
+        """The ends, once they are known."""
 
     @property
     def log(self) -> RaftLog:
@@ -107,27 +91,40 @@ class RaftStoreJournal(_Journal):  # type: ignore[misc]  # PySyncObj has no type
         what that covers is durable.
         """
         if isinstance(item, int):
+            if item == -1 and self._last is not None:
+                return self._last
+            if item == 0 and self._first is not None:
+                return self._first
             return self._at((self._start if item >= 0 else self._end) + item)
         if self._owed_commit:
             self.setRaftCommitIndex(self._owed_commit)
-        positions = range(len(self))[item]
-        if positions.step != 1:
-            raise ValueError(f"journal slices have no step, got {positions.step}")
-        start, stop = self._start + positions.start, self._start + positions.stop
-        view = JournalSlice(self._read, start, max(start, stop))
-        return view if len(view) > LIST_MAX else list(view)
+        start, stop, step = item.indices(self._end - self._start)
+        if step != 1:
+            raise ValueError(f"journal slices have no step, got {step}")
+        return self._slice(self._start + start, self._start + max(start, stop))
 
-    def _read(self, start: int, stop: int) -> list[JournalEntry]:
-        """The first entries of [start, stop), Raft indexes within the journal: at least one."""
+    def _slice(self, start: int, stop: int) -> list[JournalEntry] | JournalSlice:
+        if stop - start > LIST_MAX:
+            return JournalSlice(self._read, start, stop)
         if start >= self._stop:
             return self._tail[start - self._stop : stop - self._stop]
-        if recent := self._recent.read(start, min(stop, self._stop)):
+        if stop <= self._stop and len(recent := self._recent.read(start, stop)) == stop - start:
             return recent
-        entries = self._log.entries(start, min(stop, self._stop), bytes_max=CHUNK_BYTES)
-        return [(entry.data, entry.index, entry.term) for entry in entries]
+        return list(JournalSlice(self._read, start, stop))
+
+    def _at(self, index: int) -> JournalEntry:
+        """One entry. The first and the last are asked for all the time, so they are kept."""
+        if not self._start <= index < self._end:
+            raise IndexError(f"index {index}; the journal holds {self._start} to {self._end - 1}")
+        entry = self._read(index, index + 1)[0]
+        if index == self._start:
+            self._first = entry
+        if index == self._end - 1:
+            self._last = entry
+        return entry
 
     def getRaftCommitIndex(self) -> int:  # noqa: N802  # PySyncObj's name
-        return max(1, self._commit_index)
+        return max(1, min(self._commit_index, self._end - 1))
 
     def getCurrentTerm(self) -> int:  # noqa: N802
         return self._state.term
@@ -136,47 +133,54 @@ class RaftStoreJournal(_Journal):  # type: ignore[misc]  # PySyncObj has no type
         voted_for = self._state.voted_for
         return None if voted_for is None else decode_id(voted_for)
 
+    @property
+    def _commit_index(self) -> int:
+        """A snapshot that is not written yet has its own: what lies before its entries."""
+        return self._start - 1 if self._is_cleared else self._log.commit_index
+
+    @property
+    def _state(self) -> HardState:
+        return self._log.hard_state if self._hard_state is None else self._hard_state
+
     # What PySyncObj changes.
 
     def add(self, command: bytes, idx: int, term: int) -> None:
         """Append an entry. An empty journal takes any index, else it must follow the last."""
-        if len(command) > self._entry_bytes_max:
-            raise EntryTooLargeError(
-                f"a command of {len(command)} bytes; entry_bytes_max and write_bytes_max allow "
-                f"{self._entry_bytes_max}: raise them on every node, or write smaller commands"
-            )
-        if self._end == self._start:
-            self._begin_at(idx)
-        if idx != self._end:
-            raise GapError(f"index {idx} does not follow {self._end - 1}")
-        self._add((bytes(command), idx, term))
+        entry = (bytes(command), idx, term)
+        tail_bytes = self._tail_bytes + len(command)
+        if idx != self._end or tail_bytes > self._unchecked_bytes_max:
+            self._add_checked(entry)
+            return
+        self._tail.append(entry)
+        self._tail_bytes = tail_bytes
+        self._end = idx + 1
+        self._last = entry
 
     def clear(self) -> None:
         """Drop all entries; the next one may have any index. Reaches the disk with what is added next.
 
-        PySyncObj clears its journal when a snapshot is installed, and also when it starts and finds a
-        journal that reaches further back than its dump. There what follows the dump is acknowledged and
-        must stay: if the first two entries added after it are found unchanged in the log, only what lies
-        before them is dropped.
+        PySyncObj clears its journal when it has received a dump, and also when it starts and finds a journal
+        that reaches further back than its dump. What follows the dump may be acknowledged, and then it must
+        stay (Raft §7): if the first two entries that are added, the dump's, are found unchanged in the log,
+        only what lies before them is dropped. PySyncObj sees again what follows them when it starts; of a
+        running node it is the rest, for the leader may not have it.
         """
-        self._before_clear = range(self._start, self._stop) if self._is_fresh else None
-        self._is_fresh = False
+        self._awaits_dump = True
         self._is_cleared = True
-        self._drop_tail()
         self._stop = self._start
-        self._first = self._last = None
+        self._drop_tail()
+        self._forget_ends()
 
     def deleteEntriesFrom(self, entryFrom: int) -> None:  # noqa: N802, N803
-        """Keep the positions below `entryFrom`. Reaches the disk with a differing entry, or at the end."""
+        """Keep the positions below `entryFrom`. Reaches the disk with an entry that differs."""
         self._is_fresh = False
+        self._forget_ends()
         index = self._start + min(entryFrom, len(self))
         if index < self._stop:
-            self._drop_tail()
             self._stop = index
+            self._drop_tail()
         else:
-            dropped = self._tail[index - self._stop :]
-            del self._tail[index - self._stop :]
-            self._tail_bytes -= sum(len(command) for command, _, _ in dropped)
+            self._cut_tail(index)
 
     def deleteEntriesTo(self, entryTo: int) -> None:  # noqa: N802, N803
         """Drop the positions below `entryTo`: they are in a dump. Durable on return.
@@ -184,6 +188,7 @@ class RaftStoreJournal(_Journal):  # type: ignore[misc]  # PySyncObj has no type
         Works on a full disk, where it is what makes room: what waits to be written goes on waiting.
         """
         self._is_fresh = False
+        self._forget_ends()
         index = self._start + min(entryTo, len(self))
         if index > self._stop or self._is_cleared:
             self.flush()
@@ -215,10 +220,9 @@ class RaftStoreJournal(_Journal):  # type: ignore[misc]  # PySyncObj has no type
         self._is_fresh = False
 
     def _destroy(self) -> None:
-        """Write what is left, drop the rest, close the log."""
+        """Write what is left, close the log. What was deleted and not replaced stays: it may be promised."""
         try:
             self.flush()
-            self._log.truncate(max(self._stop, self._log.commit_index + 1))
         finally:
             if self._is_owner:
                 self._log.close()
@@ -248,161 +252,85 @@ class RaftStoreJournal(_Journal):  # type: ignore[misc]  # PySyncObj has no type
         else:
             self.flush()
 
-    def flush(self) -> None:
-        """Make everything that was added durable, in one atomic write."""
-        self._save_hard_state()
-        if self._tail or self._is_cleared:
-            self._save()
-        elif self._log.durable_index < self._log.last_index:
-            self._log.flush()
+    # What an entry may be, other than the next.
 
-    # How it gets there.
+    def _forget_ends(self) -> None:
+        self._first = self._last = None
+        self._unchecked_bytes_max = _NONE
 
-    @property
-    def _end(self) -> int:
-        """The index after the last entry."""
-        return self._stop + len(self._tail)
-
-    @property
-    def _commit_index(self) -> int:
-        """A snapshot that is not written yet has its own: what lies before its entries."""
-        return self._start - 1 if self._is_cleared else self._log.commit_index
-
-    @property
-    def _state(self) -> HardState:
-        return self._log.hard_state if self._hard_state is None else self._hard_state
-
-    def _at(self, index: int) -> JournalEntry:
-        """One entry. The first and the last are asked for all the time, so they are kept."""
-        if not self._start <= index < self._stop:
-            return self._unwritten(index)
-        if self._last is not None and self._last[1] == index:
-            return self._last
-        if self._first is not None and self._first[1] == index:
-            return self._first
-        entry = self._read(index, index + 1)[0]
-        if index == self._start:
-            self._first = entry
-        elif index == self._stop - 1:
+    def _add_checked(self, entry: JournalEntry) -> None:
+        command, index, _ = entry
+        self._check_entry(command, index)
+        if self._is_next_of_rest(entry):
+            self._stop = self._end = index + 1
             self._last = entry
-        return entry
+            return
+        if self._tail and not self._awaits_dump and self._tail_bytes + len(command) > self._tail_bytes_max:
+            self.flush()
+        self._tail.append(entry)
+        self._tail_bytes += len(command)
+        self._end = index + 1
+        self._last = entry
+        if self._awaits_dump and len(self._tail) == 2:
+            self._meet_dump()
+        if self._awaits_dump or not self._tail:
+            return
+        if self._is_attached:  # Behind a tail that is not empty nothing is a rest's any more.
+            self._unchecked_bytes_max = min(self._tail_bytes_max, self._entry_bytes_max)
+        else:
+            self.flush()
 
-    def _unwritten(self, index: int) -> JournalEntry:
-        if not self._stop <= index < self._end:
-            raise IndexError(f"index {index}; the journal holds {self._start} to {self._end - 1}")
-        return self._tail[index - self._stop]
+    def _check_entry(self, command: bytes, index: int) -> None:
+        if len(command) > self._entry_bytes_max:
+            raise EntryTooLargeError(
+                f"a command of {len(command)} bytes; entry_bytes_max and write_bytes_max allow "
+                f"{self._entry_bytes_max}: raise them on every node, or write smaller commands"
+            )
+        if self._end == self._start:
+            self._begin_at(index)
+        if index != self._end:
+            raise GapError(f"index {index} does not follow {self._end - 1}")
 
     def _begin_at(self, index: int) -> None:
         """Take `index` as the first. If the log cannot go on there, what it holds does not count."""
         if index != self._stop:
             self._is_cleared = True
-        self._start = self._stop = index
-
-    def _add(self, entry: JournalEntry) -> None:
-        if not self._tail and self._is_next_of_rest(entry):
-            self._stop += 1
-            self._last = entry
-            return
-        if (
-            self._tail
-            and self._before_clear is None
-            and self._tail_bytes + len(entry[0]) > self._tail_bytes_max
-        ):
-            self.flush()
-        self._tail.append(entry)
-        self._tail_bytes += len(entry[0])
-        if self._before_clear is not None and len(self._tail) == 2:
-            self._undo_clear(self._before_clear)
-        if not self._is_attached and self._before_clear is None:
-            self.flush()
+        self._start = self._stop = self._end = index
 
     def _is_next_of_rest(self, entry: JournalEntry) -> bool:
-        if self._is_cleared or self._stop > self._log.last_index:
+        if self._tail or self._is_cleared or self._stop > self._log.last_index:
             return False
-        return self._stored(entry[1]) == entry
+        return self._is_stored(entry)
 
-    def _stored(self, index: int) -> JournalEntry:
-        if recent := self._recent.read(index, index + 1):
-            return recent[0]
-        entry = self._log.entries(index, index + 1)[0]
-        return entry.data, entry.index, entry.term
-
-    def _undo_clear(self, before: range) -> None:
+    def _meet_dump(self) -> None:
         """Both entries of a dump were added: go on with the log if it holds them."""
-        self._before_clear = None
+        self._awaits_dump = False
+        held = range(self._log.first_index, self._log.last_index + 1)
         try:
-            self._check_follows_dump(before)
-            is_same = all(entry[1] in before and self._stored(entry[1]) == entry for entry in self._tail)
+            if self._is_fresh:
+                self._check_follows_dump(held)
+            is_held = all(entry[1] in held and self._is_stored(entry) for entry in self._tail)
         except RaftStoreError as error:  # PySyncObj only logs it, and would go on without the log.
             self._refusal = error
             raise
-        if is_same:
-            self._start, self._stop = self._tail[0][1], before.stop
-            self._is_cleared = False
-            self._drop_tail()
-            self._log.purge(self._start - 1)
+        if is_held:
+            self._go_on_with_log(held.stop if self._is_fresh else self._end)
+        self._is_fresh = False
 
-    def _check_follows_dump(self, before: range) -> None:
+    def _go_on_with_log(self, stop: int) -> None:
+        """Take back the `clear`: the log counts, from the entries of the dump up to `stop`."""
+        self._start, self._stop = self._tail[0][1], stop
+        self._is_cleared = False
+        self._drop_tail()
+        self._forget_ends()
+        self._log.purge(self._start - 1)
+
+    def _check_follows_dump(self, held: range) -> None:
         """The log begins with the dump that it was purged for: before an older one, a part is missing."""
         dumped = self._tail[0][1]
-        if before and dumped < before.start:
+        if held and dumped < held.start:
             raise GapError(
-                f"the dump is of index {dumped}, and the log begins at {before.start}, for it was purged for "
+                f"the dump is of index {dumped}, and the log begins at {held.start}, for it was purged for "
                 "a newer dump. The log was left as it is: bring that dump back, or let the node join anew, "
                 "with an empty store"
             )
-
-    def _save_hard_state(self) -> None:
-        """Save what `setCurrentTerm` gave; again if that failed, for no message may leave before."""
-        if self._refusal is not None:
-            raise self._refusal
-        if self._hard_state is not None:
-            self._log.save_hard_state(self._hard_state)
-            self._hard_state = None
-
-    def _hand_over(self) -> None:
-        """Give the tail to the log, whose strategy says when it is acknowledged and durable."""
-        self._save_hard_state()
-        if not self._tail:
-            return
-        if self._is_cleared or self._log.last_index >= self._stop:
-            self._save()
-            return
-        try:
-            self._log.append(self._entries())
-        except BackpressureError:
-            self._save()
-        else:
-            self._settle()
-
-    def _save(self) -> None:
-        truncate_from = self._stop if self._tail and self._stop <= self._log.last_index else None
-        self._log.save(
-            self._entries(),
-            truncate_from=None if self._is_cleared else truncate_from,
-            anchor=self._anchor() if self._is_cleared else None,
-        )
-        self._settle()
-
-    def _entries(self) -> list[Entry]:
-        return [Entry(term, index, command) for command, index, term in self._tail]
-
-    def _anchor(self) -> LogId:
-        """Of a log that begins with the tail. Its term is not known: PySyncObj never asks for it."""
-        return LogId(0, self._start - 1) if self._tail else NO_ENTRY
-
-    def _settle(self) -> None:
-        """The log took everything."""
-        self._stop += len(self._tail)
-        if self._tail:
-            self._last = self._tail[-1]
-            self._recent.extend(self._tail)
-        if not self._tail and self._is_cleared:
-            self._start = self._stop = 1
-        self._drop_tail()
-        self._is_cleared = False
-        self._before_clear = None
-
-    def _drop_tail(self) -> None:
-        self._tail = []
-        self._tail_bytes = 0

@@ -19,6 +19,8 @@ from raftstore.log import RaftLog
 from raftstore.sources import is_url
 
 Template = str | os.PathLike[str] | config.StoreConfig
+Change = tuple[Any, str, object]
+"""The name of an owner of names that means something else from now on."""
 
 _pysyncobj: Any = library.load()
 _HEADER: Final = b"PYSYNCOBJ"
@@ -47,14 +49,31 @@ def install(template: Template = "segmented://{path}", *, adopt: bool = False) -
     _check_no_node_exists()
     if _uninstall is not None:
         _uninstall()
-    _uninstall = _patch(template, adopt)
+    _uninstall = _patch(_changes(template, adopt))
     return _uninstall
 
 
-def _patch(template: Template, adopt: bool) -> Callable[[], None]:
+def _patch(changes: list[Change]) -> Callable[[], None]:
+    """Make `changes`; returns a function that undoes them. That may be called twice."""
+    before = [(owner, name, vars(owner).get(name)) for owner, name, _ in changes]
+
+    def uninstall() -> None:
+        for owner, name, found in before:
+            if found is not None:
+                setattr(owner, name, found)
+            elif name in vars(owner):
+                delattr(owner, name)
+
+    for owner, name, new in changes:
+        setattr(owner, name, new)
+    return uninstall
+
+
+def _changes(template: Template, adopt: bool) -> list[Change]:
     modules = (_pysyncobj, _pysyncobj.syncobj, _pysyncobj.journal)
     transport, node = _pysyncobj.transport.TCPTransport, _pysyncobj.SyncObj
     create, initialise, send = modules[0].createJournal, transport.__init__, transport.send
+    listen, do_tick = transport.setOnMessageReceivedCallback, node.doTick
 
     def create_journal(journalFile: Any = None) -> Any:  # noqa: N803
         return create(None) if journalFile is None else make_journal(journalFile, template, adopt)
@@ -68,18 +87,20 @@ def _patch(template: Template, adopt: bool) -> Callable[[], None]:
         wiring.wait_until_durable(self._syncObj, message)
         return bool(send(self, node, message))
 
-    def uninstall() -> None:
-        for module in modules:
-            module.createJournal = create
-        transport.__init__, transport.send = initialise, send
-        if wiring.SERIALIZER_ATTRIBUTE in vars(node):
-            delattr(node, wiring.SERIALIZER_ATTRIBUTE)
+    def listen_with_care(self: Any, callback: Any) -> None:
+        listen(self, wiring.heeding(self._syncObj, callback))
 
-    for module in modules:
-        module.createJournal = create_journal
-    transport.__init__, transport.send = init_transport, send_when_durable
-    setattr(node, wiring.SERIALIZER_ATTRIBUTE, wiring.SerializerSlot())
-    return uninstall
+    def tick(self: Any, timeToWait: float = 0.0) -> None:  # noqa: N803
+        wiring.tick(do_tick, self, timeToWait)
+
+    return [
+        *((module, "createJournal", create_journal) for module in modules),
+        (transport, "__init__", init_transport),
+        (transport, "send", send_when_durable),
+        (transport, "setOnMessageReceivedCallback", listen_with_care),
+        (node, "doTick", tick),
+        (node, wiring.SERIALIZER_ATTRIBUTE, wiring.SerializerSlot()),
+    ]
 
 
 def make_journal(journal_file: Any, template: Template, adopt: bool) -> RaftStoreJournal:

@@ -7,9 +7,9 @@ from typing import Final
 
 from raftstore.adapters.pysyncobj.slices import JournalEntry
 
-RECENT_BYTES_MAX: Final = 4 << 20
+RECENT_BYTES_MAX: Final = 16 << 20
 """Payload bytes that are kept; the log's cache holds the same objects, so that little is paid twice."""
-RECENT_MAX: Final = 32_768
+RECENT_MAX: Final = 65_536
 """Entries that are kept."""
 AT_ONCE: Final = 1024
 """Entries of one read: a message of 64 KiB seldom takes more."""
@@ -30,13 +30,16 @@ class Recent:
             return []
         return self._entries[at : min(stop - self._first, at + AT_ONCE)]
 
-    def extend(self, entries: Sequence[JournalEntry]) -> None:
-        """Add `entries`. What was held from their first index on goes; all of it, if there was a hole."""
+    def extend(self, entries: Sequence[JournalEntry], size: int) -> None:
+        """Add `entries`, of `size` payload bytes.
+
+        What was held from their first index on goes; all of it, if there was a hole.
+        """
         if not entries:
             return
         self._cut(entries[0][1])
         self._entries += entries
-        self._bytes += sum([len(command) for command, _, _ in entries])
+        self._bytes += size
         if self._bytes > RECENT_BYTES_MAX or len(self._entries) > RECENT_MAX:
             self._keep_newest()
 

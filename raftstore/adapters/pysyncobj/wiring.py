@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
 from raftstore.adapters.pysyncobj import library
-from raftstore.adapters.pysyncobj.dumps import DurableSerializer, keep_in_a_file
+from raftstore.adapters.pysyncobj.dumps import DurableSerializer, settle_dumps
 from raftstore.adapters.pysyncobj.journal import RaftStoreJournal, StoreSource
-from raftstore.errors import ConfigError
+from raftstore.errors import ConfigError, StoreFullError
 
 _pysyncobj: Any = library.load()
 _SyncObj: Any = _pysyncobj.SyncObj
 _TCPTransport: Any = _pysyncobj.transport.TCPTransport
 
+logger = logging.getLogger("raftstore")
+
+FULL_DISK_PAUSE_S: Final = 0.05
+"""How long a tick that a full disk ended takes at least: what it could not do is tried again at once."""
 _JOURNAL_ATTRIBUTE = "_SyncObj__raftLog"
 SERIALIZER_ATTRIBUTE = "_SyncObj__serializer"
 
@@ -29,7 +35,7 @@ def attach(sync_obj: Any, self_node: Any) -> None:
     journal = journal_of(sync_obj)
     if journal is not None and self_node is not None:
         journal.attach(self_node.id)
-        keep_in_a_file(sync_obj, sync_obj.__dict__[SERIALIZER_ATTRIBUTE], journal.log.config.path)
+        settle_dumps(sync_obj, sync_obj.__dict__[SERIALIZER_ATTRIBUTE], journal.log)
 
 
 def wait_until_durable(sync_obj: Any, message: Any) -> None:
@@ -37,6 +43,36 @@ def wait_until_durable(sync_obj: Any, message: Any) -> None:
     journal = journal_of(sync_obj)
     if journal is not None:
         journal.before_send(message)
+
+
+def compared_only(sync_obj: Any, message: Any) -> Any:
+    """The message as PySyncObj may take it: nothing is committed in a log that was not compared.
+
+    While a leader sends its dump, its messages name its commit index, and PySyncObj would take that for
+    what its own log holds up to there: entries that no majority has. None of them could ever be replaced.
+    """
+    if journal_of(sync_obj) is not None and isinstance(message, dict) and "serialized" in message:
+        return {**message, "commit_index": 0}
+    return message
+
+
+def heeding(sync_obj: Any, callback: Any) -> Any:
+    """`callback`, given messages that are `compared_only`."""
+    if callback is None:
+        return None
+    return lambda node, message: callback(node, compared_only(sync_obj, message))
+
+
+def tick(original: Callable[..., None], node: Any, time_to_wait: float) -> None:
+    """A tick that a full disk ends is logged, and the next one goes on: as PySyncObj's own thread does it.
+
+    A program that ticks by itself, as Patroni does, would lose its thread.
+    """
+    try:
+        original(node, time_to_wait)
+    except StoreFullError as error:
+        logger.warning("nothing more is acknowledged for now: %s", error)
+        time.sleep(max(time_to_wait, FULL_DISK_PAUSE_S))
 
 
 class DurableTransportMixin:
@@ -49,6 +85,12 @@ class DurableTransportMixin:
         self._journal_owner = syncObj
         super().__init__(syncObj, selfNode, otherNodes)  # type: ignore[call-arg]
         attach(syncObj, selfNode)
+
+    def setOnMessageReceivedCallback(self, callback: Any) -> None:  # noqa: N802  # PySyncObj's name
+        """Let `callback` have what comes in, but no commit index of a log that was not compared."""
+        super().setOnMessageReceivedCallback(  # type: ignore[misc]
+            heeding(self._journal_owner, callback)
+        )
 
     def send(self, node: Any, message: Any) -> bool:
         """Wait for the journal, then send."""
@@ -75,7 +117,7 @@ class SerializerSlot:
         node.__dict__[SERIALIZER_ATTRIBUTE] = serializer
         journal = journal_of(node)
         if journal is not None:
-            keep_in_a_file(node, serializer, journal.log.config.path)
+            settle_dumps(node, serializer, journal.log)
 
 
 class StoreSyncObj(_SyncObj):  # type: ignore[misc]
@@ -106,6 +148,10 @@ class StoreSyncObj(_SyncObj):  # type: ignore[misc]
         self.__dict__["_raftstore_source"] = store
         arguments["transportClass"] = transportClass
         super().__init__(selfNode, otherNodes, conf, **arguments)  # pyright: ignore[reportUnknownMemberType]
+
+    def doTick(self, timeToWait: float = 0.0) -> None:  # noqa: N802, N803
+        """One tick. On a full disk it ends early, and the next one tries again."""
+        tick(_SyncObj.doTick, self, timeToWait)
 
     def makeJournal(self) -> RaftStoreJournal:  # noqa: N802  # in PySyncObj's style: subclasses may override it
         """The journal, asked for once, by `SyncObj.__init__`."""

@@ -1,0 +1,33 @@
+"""What a journal on a store costs PySyncObj for a command, counted in function calls: they do not jitter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("pysyncobj", reason="the adapter needs PySyncObj")
+
+from pysyncobj.journal import FileJournal  # type: ignore[import-untyped,unused-ignore]
+
+from benchmarks.pysyncobj_journal import Part, cost, follow, follow_again, lead
+from raftstore.adapters.pysyncobj import RaftStoreJournal
+from raftstore.testing.memory import MemoryDisk
+from raftstore.testing.open_log import open_log
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(("part", "share"), [(lead, 1.25), (follow, 0.8), (follow_again, 0.8)])
+@pytest.mark.parametrize("size", [64, 1024])
+def test_a_command_takes_hardly_more_calls_than_on_the_journal_that_makes_nothing_durable(
+    tmp_path: Path, part: Part, share: float, size: int
+) -> None:
+    theirs = FileJournal(str(tmp_path / "journal"))
+    _, of_theirs = cost(part, theirs, lambda _: None, size, 1000, 1)
+    theirs._destroy()
+    with open_log(MemoryDisk()) as log:
+        ours = RaftStoreJournal(log)
+        ours.attach("n1:1")
+        _, of_ours = cost(part, ours, ours.before_send, size, 1000, 1)
+        assert log.durable_index == 1001
+    assert of_ours <= share * of_theirs

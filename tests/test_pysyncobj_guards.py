@@ -1,0 +1,187 @@
+"""What PySyncObj does to a journal when a disk is full, a dump is missing or a leader sends one: guarded."""
+
+# ruff: noqa: E402 (what the adapter needs is looked for first)
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pysyncobj: Any = pytest.importorskip("pysyncobj", reason="the adapter needs PySyncObj")
+
+from raftstore.adapters.pysyncobj import RaftStoreJournal, StoreSyncObj, install
+from raftstore.adapters.pysyncobj.wiring import journal_of
+from raftstore.demo.cluster import free_ports
+from raftstore.errors import ConfigError, StoreFullError
+from raftstore.log import RaftLog
+from raftstore.testing.memory import MemoryDisk
+from raftstore.testing.open_log import open_log
+
+DEADLINE_S = 60.0
+NO_OP = b"\x01"
+ACK = {"type": "next_node_idx"}
+
+
+class Words(pysyncobj.SyncObj):  # type: ignore[misc]
+    """A replicated list, ticked by hand."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.words: list[str] = []
+
+    @pysyncobj.replicated  # type: ignore[untyped-decorator]
+    def put(self, word: str) -> None:
+        self.words = [*self.words, word]
+
+
+class StoreWords(StoreSyncObj):
+    """The same, without a patch."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.words: list[str] = []
+
+    @pysyncobj.replicated  # type: ignore[untyped-decorator]
+    def put(self, word: str) -> None:
+        self.words = [*self.words, word]
+
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def addresses() -> list[str]:
+    return [f"127.0.0.1:{port}" for port in free_ports(3)]
+
+
+@pytest.fixture
+def disk() -> MemoryDisk:
+    return MemoryDisk()
+
+
+@pytest.fixture
+def log(disk: MemoryDisk) -> Iterator[RaftLog]:
+    with open_log(disk) as opened:
+        yield opened
+
+
+@pytest.fixture(params=["installed", "without a patch"])
+def make(request: pytest.FixtureRequest, tmp_path: Path, log: RaftLog) -> Iterator[Make]:
+    """Makes a node on `log`, in either of the two ways; all are destroyed at the end, before the log is."""
+    nodes: list[Any] = []
+    is_installed = request.param == "installed"
+    undo = install() if is_installed else None
+
+    def make_it(addresses: list[str]) -> Any:
+        fast = {"raftMinTimeout": 0.1, "raftMaxTimeout": 0.2, "appendEntriesPeriod": 0.01, "useFork": False}
+        settings = {"autoTick": False, "fullDumpFile": str(tmp_path / "dump"), **fast}
+        conf = pysyncobj.SyncObjConf(**settings, journalFile=log if is_installed else None)
+        keywords = {} if is_installed else {"store": log}
+        kind = Words if is_installed else StoreWords
+        nodes.append(kind(addresses[0], addresses[1:], conf, **keywords))
+        return nodes[-1]
+
+    yield make_it
+    for node in nodes:
+        node.destroy()
+    if undo is not None:
+        undo()
+
+
+def tick_until(node: Any, condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < end, node.getStatus()
+        node.doTick(0.0)
+
+
+def test_a_tick_on_a_full_disk_ends_early_and_later_all_goes_on(
+    make: Make, addresses: list[str], disk: MemoryDisk
+) -> None:
+    """A program that ticks by itself, as Patroni's, would lose its thread on an exception."""
+    node = make(addresses[:1])
+    tick_until(node, node._isLeader)
+    acknowledged: list[int] = []
+    disk.full = True
+    node.put("a", callback=lambda _, error: acknowledged.append(error))
+    for _ in range(5):
+        node.doTick(0.0)
+    assert (acknowledged, node.words) == ([], [])
+    disk.full = False
+    tick_until(node, lambda: acknowledged == [pysyncobj.FAIL_REASON.SUCCESS])
+    assert node.words == ["a"]
+
+
+@pytest.mark.backend("segmented")
+def test_the_thread_of_patronis_store_outlives_a_full_disk(
+    tmp_path: Path, addresses: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raft = pytest.importorskip("patroni.dcs.raft", reason="needs Patroni: pip install 'patroni[raft]'")
+    undo, refused, flush = install(), [0], RaftStoreJournal.flush
+
+    def refuse(_: object) -> None:
+        refused[0] += 1
+        raise StoreFullError("no room")
+
+    store = raft.KVStoreTTL(None, None, None, self_addr=addresses[0], data_dir=str(tmp_path / "raft"))
+    try:
+        monkeypatch.setattr(RaftStoreJournal, "flush", refuse)
+        store.startAutoTick()
+        end = time.monotonic() + DEADLINE_S
+        while refused[0] < 3:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        monkeypatch.setattr(RaftStoreJournal, "flush", flush)
+        store.set_retry_timeout(DEADLINE_S)
+        assert store.set("key", "value")
+        assert store.get("key")["value"] == "value"
+    finally:
+        monkeypatch.setattr(RaftStoreJournal, "flush", flush)
+        store.destroy()
+        undo()
+
+
+def test_a_dump_that_is_on_its_way_commits_nothing_of_a_log_that_was_not_compared(
+    make: Make, addresses: list[str], log: RaftLog
+) -> None:
+    """PySyncObj takes the leader's commit index for its own; no leader could replace those entries again."""
+    node = make(addresses)
+    journal = journal_of(node)
+    assert journal is not None
+    for index in range(2, 6):
+        journal.add(NO_OP, index, 1)
+    journal.before_send(ACK)
+    receive, leader = vars(node)["_SyncObj__transport"]._onMessageReceived, next(iter(node.otherNodes))
+    message = {"type": "append_entries", "term": 3, "commit_index": 5}
+    receive(leader, {**message, "serialized": None})
+    assert (node.raftCommitIndex, log.commit_index) == (1, 1)
+    replacing = {"prevLogIdx": 1, "prevLogTerm": 0, "entries": [(NO_OP, 2, 3)]}
+    receive(leader, message | replacing)
+    assert journal[:] == [(NO_OP, 1, 0), (NO_OP, 2, 3)]
+    assert (node.raftCommitIndex, log.commit_index) == (2, 2)
+
+
+def test_a_log_without_its_beginning_is_refused_when_there_is_no_dump(
+    make: Make, tmp_path: Path, addresses: list[str], log: RaftLog
+) -> None:
+    """PySyncObj would start with no state at all, and not say so."""
+    node = make(addresses[:1])
+    tick_until(node, node._isLeader)
+    for word in ("a", "b", "c"):
+        node.put(word)
+    tick_until(node, lambda: node.words == ["a", "b", "c"])
+    node.forceLogCompaction()
+    tick_until(node, lambda: log.first_index > 1)
+    node.destroy()
+    dump = tmp_path / "dump"
+    dump.rename(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="the log begins at 4, and there is no dump"):
+        make(addresses[:1])
+    gc.collect()
+    (tmp_path / "elsewhere").rename(dump)
+    again = make(addresses[:1])
+    tick_until(again, lambda: again.words == ["a", "b", "c"])
