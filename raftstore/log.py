@@ -34,7 +34,7 @@ def open(source: StoreConfig | str | os.PathLike[str]) -> RaftLog:
     `source` is a URL (`segmented:///var/lib/n1/raft?strategy=MemFirst`), the path of a TOML file, or a
     `StoreConfig`. What is found is durable and consistent on return; `RaftLog.recovery` says what it was.
     Raises `ConfigError`, `BackendMissingError`, `StoreLockedError`, `FormatError`, `CorruptionError`,
-    `OSError`.
+    `StoreFullError` if there is no room for a new store, `OSError`.
     """
     return RaftLog(open_session(load(source)))
 

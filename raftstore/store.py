@@ -21,6 +21,7 @@ The order of creation, and what a crash after each step leaves:
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Final
 
@@ -35,7 +36,7 @@ from raftstore.durable import (
     sync_directory,
     sync_tree,
 )
-from raftstore.errors import ConfigError, CorruptionError
+from raftstore.errors import ConfigError, CorruptionError, StoreFullError
 from raftstore.formatfile import read_format, write_format
 from raftstore.lock import StoreLock
 from raftstore.storeconfig import StoreConfig
@@ -47,6 +48,7 @@ LOCK: Final = "LOCK"
 WITNESS: Final = "WITNESS"
 _UNFINISHED: Final = {WITNESS, f"{WITNESS}.new", f"{FORMAT}.new"}
 _IGNORED: Final = {"lost+found"}
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Store:
@@ -102,7 +104,8 @@ def open_store(config: StoreConfig) -> Store:
     Raises, having made nothing: `ConfigError` if the directory holds something else, or another backend's
     store, or none and `create` is false; `BackendMissingError`. Raises `StoreLockedError` if the store is
     open, also in this process; `CorruptionError` if a part of it is missing or damaged, or it ends below what
-    its witness knows; `FormatError` for a version that is not ours; whatever the backend's opening raises.
+    its witness knows; `FormatError` for a version that is not ours; `StoreFullError`, having made nothing
+    that counts, if there is no room for a new store; whatever the backend's opening raises.
     """
     check_platform()
     engine = registry.backend_class(config.backend)
@@ -177,7 +180,22 @@ def _check_not_lost(config: StoreConfig, names: set[str]) -> None:
 
 
 def _create(config: StoreConfig, engine: type[DiskBackend], leftovers: set[str]) -> None:
-    """Steps 2 to 4 of the module's docstring. `leftovers` are of an attempt that a crash cut short."""
+    """Steps 2 to 4 of the module's docstring. `leftovers` are of an attempt that a crash cut short.
+
+    If the disk is full, only the empty directory and its `LOCK` are left, an absent store.
+    """
+    try:
+        _make(config, engine, leftovers)
+    except OSError as error:
+        if error.errno not in _FULL or FORMAT in _names(config.path):
+            raise
+        for name in _names(config.path) - {LOCK}:
+            remove(config.path / name)
+        message = f"no room on the disk for a new store: nothing was made; make room at {config.path}"
+        raise StoreFullError(message) from error
+
+
+def _make(config: StoreConfig, engine: type[DiskBackend], leftovers: set[str]) -> None:
     path, unfinished = config.path, config.path / f"{config.backend}.new"
     for name in leftovers:
         remove(path / name)

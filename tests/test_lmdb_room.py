@@ -17,7 +17,9 @@ pytest.importorskip("lmdb")
 from raftstore_lmdb import LmdbBackend, _datafile, _room
 
 from raftstore.batch import WriteBatch
-from raftstore.entry import LogId
+from raftstore.entry import HardState, LogId
+from raftstore.errors import StoreFullError
+from raftstore.log import open as open_log
 from raftstore.testing.batches import next_batch
 from raftstore.testing.checked import CheckedStore, run
 
@@ -208,17 +210,49 @@ def test_an_allocation_that_fails_otherwise_leaves_only_reading(
     store.reopen()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
-def test_a_really_full_file_system_is_never_an_io_error(tmp_path: Path) -> None:
-    mount = tmp_path / "disk"
+@contextmanager
+def small_disk(mount: Path, size: str) -> Iterator[None]:
+    """A file system of that size is mounted there; skips where that is not possible."""
+    if os.geteuid():
+        pytest.skip("only root can mount a small file system")
     mount.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", mount], capture_output=True)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", mount], capture_output=True)
     if done.returncode:
         pytest.skip(f"cannot mount: {done.stderr.decode()}")
     try:
-        use_up(mount)
+        yield
     finally:
         subprocess.run(["umount", mount], check=True)
+
+
+def test_a_really_full_file_system_is_never_an_io_error(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "12m"):
+        use_up(tmp_path / "disk")
+
+
+@pytest.mark.parametrize("kib", [8, 24, 60, 1200, 5000])
+def test_no_store_is_made_where_the_first_votes_would_find_no_room(tmp_path: Path, kib: int) -> None:
+    disk = tmp_path / "disk"
+    with small_disk(disk, f"{kib}k"):
+        for _ in range(2):
+            with pytest.raises(StoreFullError, match="nothing was made"):
+                open_log(f"lmdb://{disk}/store")
+            assert {file.name for file in (disk / "store").iterdir()} == {"LOCK"}
+        subprocess.run(["mount", "-o", "remount,size=8m", disk], check=True)
+        with open_log(f"lmdb://{disk}/store") as log:
+            assert log.recovery.created
+            take_the_rest(disk / "others")
+            log.save_hard_state(HardState(1, "a"))
+
+
+def test_a_new_store_without_room_leaves_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(_datafile, "extend", lambda *_: False)
+        with pytest.raises(OSError, match="No space left") as refused:
+            LmdbBackend(path)
+    assert refused.value.errno == errno.ENOSPC
+    assert not any(path.iterdir())
+    LmdbBackend(path, ballast_bytes=64 * KIB).close()
 
 
 def use_up(mount: Path) -> None:

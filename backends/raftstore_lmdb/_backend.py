@@ -22,7 +22,7 @@ from raftstore_lmdb._datafile import DATA, check_files, create, open_environment
 from raftstore_lmdb._examine import examine
 from raftstore_lmdb._failures import translated
 from raftstore_lmdb._latch import ReadersLatch
-from raftstore_lmdb._room import Room
+from raftstore_lmdb._room import Room, first_room_bytes
 from raftstore_lmdb._tables import Tables
 
 _READERS_MAX: Final = 126
@@ -40,7 +40,7 @@ class LmdbBackend:
     """A Raft log in an LMDB environment. See `raftstore.backend.DiskBackend` for what every member promises.
 
     `map_bytes` of address space are reserved; the map doubles when it is full. `ballast_bytes` of the disk
-    are kept for writes without entries when the disk is full.
+    are kept for writes without entries when the disk is full; no new store is made where they find no room.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class LmdbBackend:
         self._latch = ReadersLatch(_READERS_MAX)
         with translated(self._file):
             if not check_files(path):
-                create(path, _checksums.preferred())
+                create(path, _checksums.preferred(), first_room_bytes(ballast_bytes))
             head = settle(path)
             _checksums.checksum(head.bounds.checksum)
             self._environment = open_environment(path, map_bytes)

@@ -22,6 +22,8 @@ DATA: Final = "data.mdb"
 LOCK: Final = "lock.mdb"
 _NEW: Final = "new"
 """Where a store is built. It is renamed into place when it is complete and durable."""
+_TRIAL: Final = "room"
+"""In `new`: a file that shows that there is room for a store."""
 _FILES: Final = (DATA, LOCK)
 
 DATABASES: Final = 2
@@ -43,23 +45,42 @@ def check_files(path: Path) -> bool:
     return False
 
 
-def create(path: Path, checksum: int) -> None:
-    """Make an empty store in `path`, durably.
+def create(path: Path, checksum: int, room_bytes: int = 0) -> None:
+    """Make an empty store in `path`, durably, with blocks on the disk for `room_bytes` more.
 
-    It is built aside: a crash at any moment leaves either no store, or a complete one.
+    It is built aside: a crash at any moment leaves either no store, or a complete one. Raises
+    `OSError(ENOSPC)`, having left nothing, if there is no room for that.
     """
-    shutil.rmtree(path / _NEW, ignore_errors=True)
-    (path / _NEW).mkdir(mode=0o700)
+    new = path / _NEW
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(mode=0o700)
+    _build(new, checksum, room_bytes)
+    sync(new / DATA)
+    (new / DATA).rename(path / DATA)
+    shutil.rmtree(new)
+
+
+def _build(new: Path, checksum: int, room_bytes: int) -> None:
+    """The data file in the directory `new`. LMDB, which does not tell of a full disk, finds room there."""
+    _make_room(new / _TRIAL, room_bytes + _CREATION_MAP_BYTES)
+    (new / _TRIAL).unlink()
     with (
-        open_environment(path / _NEW, _CREATION_MAP_BYTES) as environment,
+        open_environment(new, _CREATION_MAP_BYTES) as environment,
         environment.begin(write=True) as txn,
     ):
         for name in (ENTRIES, TERMS):
             environment.open_db(name, txn=txn)
         txn.put(BOUNDS, encode_bounds(Bounds(checksum, transaction=txn.id())))
-    sync(path / _NEW / DATA)
-    (path / _NEW / DATA).rename(path / DATA)
-    shutil.rmtree(path / _NEW)
+    _make_room(new / DATA, room_bytes)
+
+
+def _make_room(file: Path, room_bytes: int) -> None:
+    """Have `room_bytes` more in the file, which may have to be made; or remove its directory, and raise."""
+    os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    size = file.stat().st_size
+    if room_bytes and not extend(file, size, size + room_bytes):
+        shutil.rmtree(file.parent)
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {room_bytes} bytes are needed", str(file))
 
 
 def open_environment(path: Path, map_bytes: int, *, readonly: bool = False) -> lmdb.Environment:

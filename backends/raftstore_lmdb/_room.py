@@ -10,6 +10,7 @@ without a trace.
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +31,11 @@ _NODE_OVERHEAD: Final = 8 + 8 + 2
 """Of a key with its value in a page: LMDB's header, our key, its place in the page's table."""
 _INLINE_MAX: Final = 1024
 """Values up to this waste less than half of a page."""
+
+
+def first_room_bytes(ballast_bytes: int) -> int:
+    """What a new store has to have on the disk beside what is in it, so that its first writes find room."""
+    return ballast_bytes + 2 * _FIXED_PAGES * resource.getpagesize()
 
 
 class Room:
