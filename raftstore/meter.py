@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
+from math import ceil
 from typing import Final
 
 WINDOW: Final = 1024
@@ -27,5 +29,11 @@ class Meter:
     def quantiles_ms(self) -> tuple[float, float, float]:
         """p50, p99 and the highest of the latest flushes, in milliseconds; zeros before the first."""
         seconds = sorted(self._seconds.copy()) or [0.0]
-        at = [seconds[min(int(len(seconds) * q), len(seconds) - 1)] for q in (0.5, 0.99, 1.0)]
-        return at[0] * 1000, at[1] * 1000, at[2] * 1000
+        p50, p99, highest = (quantile(seconds, share) * 1000 for share in (0.5, 0.99, 1.0))
+        return p50, p99, highest
+
+
+def quantile(ranked: Sequence[float], share: float) -> float:
+    """The least of `ranked`, which ascend, that `share` (0 to 1) of them do not exceed: the nearest rank."""
+    rank = ceil(round(share * len(ranked), 6))  # rounded, because 0.55 * 20 is a little more than 11
+    return ranked[max(rank, 1) - 1]

@@ -29,6 +29,7 @@ from raftstore.compare.rounds import Plan, Sample, run
 from raftstore.compare.summary import Row, bare_times, summarize
 from raftstore.compare.workloads import STANDARD, WORKLOADS, choose
 from raftstore.errors import ConfigError, RaftStoreError
+from raftstore.meter import quantile
 from raftstore.policy import Batch, Immediate
 from raftstore.registry import backend_names
 from raftstore.strategy import DiskFirst, MemFirst
@@ -143,6 +144,13 @@ def test_payloads_never_run_out() -> None:
 def test_quantiles_are_taken_from_the_sorted_times() -> None:
     assert quantiles_ms([0.003, 0.001, 0.002]) == (2.0, 3.0)
     assert quantiles_ms([0.001]) == (1.0, 1.0)
+
+
+def test_a_quantile_is_the_least_time_that_so_many_calls_did_not_exceed() -> None:
+    hundred = [float(number) for number in range(1, 101)]
+    shares = (0.0, 0.01, 0.5, 0.55, 0.9, 0.99, 0.991, 1.0)
+    assert [quantile(hundred, share) for share in shares] == [1, 1, 50, 55, 90, 99, 100, 100]
+    assert [quantile([1.0, 2.0], share) for share in (0.5, 0.51)] == [1, 2]
 
 
 @pytest.fixture(params=[DiskFirst(), MemFirst()], ids=["DiskFirst", "MemFirst"])

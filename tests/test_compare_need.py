@@ -122,6 +122,10 @@ def test_slower_is_told_from_faster() -> None:
     assert changes([0.5, 0.55], [1.0, 1.1])["time"].verdict == "slower"
 
 
+def test_a_small_change_of_steady_rounds_is_told() -> None:
+    assert changes([1.0, 1.01, 1.02], [1.15, 1.16, 1.17])["time"].verdict == "slower"
+
+
 @pytest.mark.parametrize(
     ("before", "after", "why"),
     [
@@ -162,7 +166,7 @@ def test_the_ladder_climbs_from_the_fastest_call_to_the_slowest() -> None:
     ladder = ladder_ms([step / 1000 for step in range(1000)])
     assert len(ladder) == len(LADDER)
     assert ladder == sorted(ladder)
-    assert (ladder[0], ladder[LADDER.index(0.5)], ladder[-1]) == (0, 500, 999)
+    assert (ladder[0], ladder[LADDER.index(0.5)], ladder[-1]) == (0, 499, 999)
     assert ladder_ms([1.0]) == []
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from raftstore.compare.written import bytes_written
 from raftstore.log import RaftLog
+from raftstore.meter import quantile
 
 LADDER: Final = (*(step / 20 for step in range(20)), 0.98, 0.99, 0.995, 0.999, 1.0)
 """The quantiles that are kept of the latencies of a slice."""
@@ -82,14 +83,10 @@ def timed(call: Callable[[], object]) -> float:
 def quantiles_ms(seconds: Sequence[float]) -> tuple[float, float]:
     """p50 and p99, in milliseconds."""
     ranked = sorted(seconds)
-    return _at(ranked, 0.5) * 1000, _at(ranked, 0.99) * 1000
+    return quantile(ranked, 0.5) * 1000, quantile(ranked, 0.99) * 1000
 
 
 def ladder_ms(seconds: Sequence[float]) -> list[float]:
     """In milliseconds, at each quantile of `LADDER`; nothing for a single call."""
     ranked = sorted(seconds)
-    return [_at(ranked, quantile) * 1000 for quantile in LADDER] if len(ranked) > 1 else []
-
-
-def _at(ranked: Sequence[float], quantile: float) -> float:
-    return ranked[min(int(len(ranked) * quantile), len(ranked) - 1)]
+    return [quantile(ranked, share) * 1000 for share in LADDER] if len(ranked) > 1 else []

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 
+from raftstore.meter import quantile
+
 
 class Ledger:
     """The memory of all clients, which no kill touches. Usable from any thread."""
@@ -54,4 +56,4 @@ class Ledger:
             ordered = sorted(self._latency_s.values())
         if not ordered:
             return [0.0 for _ in quantiles]
-        return [1000 * ordered[min(len(ordered) - 1, int(q * len(ordered)))] for q in quantiles]
+        return [1000 * quantile(ordered, share) for share in quantiles]

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from raftstore.compare.machine import Machine
+from raftstore.meter import quantile
 
 SYNCS: Final = 300
 SECONDS: Final = 3.0
@@ -50,11 +51,8 @@ def measure_syncs(directory: Path) -> Syncs:
             os.fdatasync(fd)
             times.append(time.perf_counter() - begin)
     times.sort()
-
-    def at_ms(share: float) -> float:
-        return 1e3 * times[min(int(share * len(times)), len(times) - 1)]
-
-    return Syncs(len(times), at_ms(0.5), at_ms(0.9), at_ms(0.99), at_ms(1))
+    p50, p90, p99, highest = (1e3 * quantile(times, share) for share in (0.5, 0.9, 0.99, 1))
+    return Syncs(len(times), p50, p90, p99, highest)
 
 
 def warnings_of(machine: Machine, syncs: Syncs, *, is_rotating: bool) -> list[str]:
