@@ -104,6 +104,19 @@ def test_clients_of_a_store_with_stale_reads_record_a_violation() -> None:
     assert check(recorded(OneNode(stale_every=10)).recorder.history().operations).violations
 
 
+def test_a_register_that_no_node_can_read_in_the_end_is_told() -> None:
+    class Silent(OneNode):
+        def call(self, kind: str, key: str, *values: Any, **options: Any) -> Answer:
+            answer = super().call(kind, key, *values, **options)
+            return Answer(0, "unknown") if key == "r0.1" else answer
+
+    silent, sound = Silent(), OneNode()
+    clients = recorded(silent)
+    assert clients.read_all() == ["r0.1"]
+    clients._nodes = [cast("NodeProcess", silent), cast("NodeProcess", sound)]
+    assert clients.read_all() == []
+
+
 def test_no_value_is_written_twice() -> None:
     history = recorded(OneNode()).recorder.history().operations
     written = Counter(each.value for each in history if each.kind != "read")

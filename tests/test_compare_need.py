@@ -130,6 +130,7 @@ def test_a_small_change_of_steady_rounds_is_told() -> None:
     ("before", "after", "why"),
     [
         ([1.0, 2.0], [1.9, 0.5], "the rounds overlap"),
+        ([1.0, 1.0, 2.2], [2.1, 2.1, 2.1], "one round was as slow, though the medians lie far apart"),
         ([1.0, 1.01], [1.05, 1.06], "less than ten percent"),
         ([1.0, 1.6], [1.61, 2.0], "no more than the rounds differ among themselves"),
     ],

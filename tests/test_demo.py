@@ -10,8 +10,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -25,11 +27,16 @@ from raftstore.demo import workplace
 from raftstore.demo.cluster import drop_unsynced
 from raftstore.demo.disk import DiskError, OwnDisk
 from raftstore.demo.ledger import Ledger
-from raftstore.demo.messages import Line
+from raftstore.demo.messages import Answer, Line
+from raftstore.demo.process import NodeProcess
+from raftstore.demo.report import sentence
 from raftstore.demo.schedule import DOWN_S_MAX, plan
+from raftstore.demo.session import Outcome
 from raftstore.demo.text import lines
 from raftstore.demo.verdict import Verdict, compare
+from raftstore.demo.writers import Writers
 from raftstore.registry import backend_names
+from raftstore.testing.tools import eventually
 
 TIMEOUT_S = 150
 OTHER_LIBRARIES = [pytest.param("patroni", marks=needs_patroni), "asyncio"]
@@ -297,6 +304,67 @@ def test_a_node_that_did_not_catch_up_is_not_good() -> None:
     assert not compare(SENT, {1, 2, 3}, {"n1": GOOD}, behind=["n2"]).is_good
 
 
+def outcome(verdict: Verdict) -> Outcome:
+    return Outcome(
+        alive=verdict,
+        restarted=verdict,
+        kills=1,
+        fsyncs=1,
+        entries_per_fsync=1,
+        latency_p50_ms=1,
+        latency_p99_ms=1,
+        sent=1,
+        seconds=1,
+        problem=None,
+    )
+
+
+def test_a_demo_in_which_nothing_was_acknowledged_shows_nothing() -> None:
+    nothing, one = compare({1: "a"}, set(), {"n1": []}), compare({1: "a"}, {1}, {"n1": [Line(1, "a")]})
+    assert outcome(one).is_good
+    assert "Nothing lost: all 1" in sentence(outcome(one))
+    assert not outcome(nothing).is_good
+    assert "Nothing was acknowledged" in sentence(outcome(nothing))
+
+
+class OneNode:
+    """Answers at once, each line with the next one of the outcomes."""
+
+    status = SimpleNamespace(is_ready=True)
+
+    def __init__(self) -> None:
+        self.outcomes: dict[int, str] = {}
+
+    def submit(
+        self, kind: str, key: str, value: str, *, timeout_s: float, on_answer: Callable[[Answer], None]
+    ) -> None:
+        said = self.outcomes[int(key)] = ("ok", "ok", "unknown", "failed")[len(self.outcomes) % 4]
+        on_answer(Answer(0, cast("Any", said)))
+
+
+def test_every_line_whose_node_said_so_is_acknowledged_and_no_other() -> None:
+    ledger, node = Ledger(), OneNode()
+    writers = Writers(lines(None), ledger)
+    with writers.writing([cast("NodeProcess", node)]):
+        eventually(lambda: len(node.outcomes) > 100, "a hundred lines were sent")
+    assert ledger.sent().keys() == node.outcomes.keys()
+    assert ledger.acknowledged() == {number for number, said in node.outcomes.items() if said == "ok"}
+    assert writers.in_flight == 0
+
+
+def test_what_ends_a_writer_ends_the_demo() -> None:
+    def gone() -> Iterator[str]:
+        yield "one line"
+        raise OSError("the file is gone")
+
+    node = OneNode()
+    with (
+        pytest.raises(OSError, match="the file is gone"),
+        Writers(gone(), Ledger()).writing([cast("NodeProcess", node)]),
+    ):
+        eventually(lambda: bool(node.outcomes), "the first line was sent")
+
+
 def test_a_schedule_follows_from_its_seed_and_kills_both_roles() -> None:
     kills = plan(5, 6, 12.0)
     assert kills == plan(5, 6, 12.0) != plan(6, 6, 12.0)
@@ -321,7 +389,10 @@ def test_the_input_never_ends_and_has_no_empty_lines(tmp_path: Path) -> None:
     assert all(line.strip() for line in itertools.islice(lines(None), 1000))
     file.write_bytes(b"\n\n")
     with pytest.raises(ValueError, match="no line"):
-        next(lines(file))
+        lines(file)
+    done = subprocess.run([*DEMO, "--input", str(file)], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "there is no line to replicate" in done.stderr
 
 
 def test_a_power_cut_leaves_nothing_of_a_journal_that_was_never_synced(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from patroni_tools import needs_patroni
 
 from raftstore.demo import libraries
 from raftstore.demo.cluster import Cluster
+from raftstore.demo.disk import Directory, DiskError
 from raftstore.demo.messages import Answer
 from raftstore.demo.process import Kind, NodeProcess
 from raftstore.errors import BackendMissingError, ConfigError
@@ -77,6 +78,20 @@ def test_without_a_majority_or_an_answer_the_outcome_is_not_ok(cluster: Cluster)
     assert one.call("get", "x", timeout_s=0.5).outcome != "ok"
     cluster.kill(one)
     assert [answer.outcome for answer in answers] in (["unknown"], ["failed"])
+
+
+def test_a_disk_that_cannot_be_given_back_does_not_keep_the_others(tmp_path: Path) -> None:
+    class Busy(Directory):
+        closed = 0
+
+        def close(self) -> None:
+            Busy.closed += 1
+            raise DiskError("the disk is busy")
+
+    cluster = Cluster(tmp_path, 3, lambda path: f"segmented://{path}")
+    with pytest.raises(DiskError, match="busy"), cluster:
+        cluster._disks.update({name: Busy(tmp_path / f"disk-{name}") for name in cluster._disks})
+    assert Busy.closed == 3
 
 
 def test_what_a_library_cannot_do_is_said_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -301,10 +301,14 @@ def test_lines_of_several_threads_are_not_mixed(tmp_path: Path, monkeypatch: pyt
                 self.came += data[start : start + 3]
                 time.sleep(0.0001)
 
+    def tell(number: int) -> None:
+        for _ in range(10):
+            ledger.tell(Kind.RECEIPT, number)
+
     slow = Slow()
     with Ledger(str(tmp_path / "ledger")) as ledger, monkeypatch.context() as patch:
         patch.setattr(ledger, "_socket", slow)
-        in_threads(4, lambda number: [ledger.tell(Kind.RECEIPT, number) for _ in range(10)])
+        in_threads(4, tell)
     assert Counter(slow.came.splitlines()) == {b"4 %d 0" % number: 10 for number in range(4)}
 
 

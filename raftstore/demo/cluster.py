@@ -77,9 +77,10 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for node in self.nodes:
-            node.kill()
-        self._close_disks()
+        with contextlib.ExitStack() as undo:  # all of it, whatever one of them says
+            undo.callback(self._close_disks)
+            for node in self.nodes:
+                undo.callback(node.kill)
 
     def start(self) -> None:
         """Start all nodes, and return when there is a leader."""
@@ -148,8 +149,9 @@ class Cluster:
         return lines
 
     def _close_disks(self) -> None:
-        for disk in self._disks.values():
-            disk.close()
+        with contextlib.ExitStack() as undo:
+            for disk in self._disks.values():
+                undo.callback(disk.close)
 
     def _wait(self, condition: Callable[[], bool], problem: str) -> None:
         deadline = time.monotonic() + SETTLE_S

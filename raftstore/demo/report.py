@@ -105,6 +105,8 @@ def sentence(outcome: Outcome) -> str:
         if verdict.lost:
             lost = f"LOST: {verdict.lost:,} of {verdict.acknowledged:,} acknowledged lines are gone or wrong."
             return f"{outcome.problem}\n{lost}" if outcome.problem else lost
+    if outcome.problem is None and outcome.restarted.acknowledged == 0:
+        return "Nothing was acknowledged, so nothing is shown."
     return (
         outcome.problem or "WRONG: the state machines differ, hold what they should not, or did not catch up."
     )

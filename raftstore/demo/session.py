@@ -60,7 +60,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_good(self) -> bool:
-        return self.alive.is_good and self.restarted.is_good and self.problem is None
+        """Nothing is wrong, and something was acknowledged, without which nothing could be."""
+        is_right = self.alive.is_good and self.restarted.is_good and self.problem is None
+        return is_right and self.restarted.acknowledged > 0
 
 
 class Watcher(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sysconfig
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 
@@ -13,7 +14,11 @@ def lines(file: Path | None) -> Iterator[str]:
     Bytes that are not UTF-8 are shown as escapes. Raises `OSError` if a file cannot be read, `ValueError` if
     there is no line in it.
     """
-    files = [file] if file is not None else _standard_library()
+    endless = _over_and_over([file] if file is not None else _standard_library())
+    return chain([next(endless)], endless)  # What is wrong with the file is told now.
+
+
+def _over_and_over(files: list[Path]) -> Iterator[str]:
     while True:
         count = 0
         for path in files:
@@ -21,7 +26,7 @@ def lines(file: Path | None) -> Iterator[str]:
                 count += 1
                 yield line
         if not count:
-            raise ValueError(f"there is no line to replicate in {file or 'the standard library'}")
+            raise ValueError(f"there is no line to replicate in {', '.join(map(str, files))}")
 
 
 def _standard_library() -> list[Path]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from typing import Final
 
 from raftstore.demo.ledger import Ledger
@@ -31,21 +32,20 @@ class Writers:
 
     @contextmanager
     def writing(self, nodes: list[NodeProcess]) -> Generator[None]:
-        """Write to all `nodes` while the block runs. At its end nothing is under way that may still come."""
+        """Write to all `nodes` while the block runs. At its end nothing is under way that may still come.
+
+        Raises what ended a client, such as an `OSError` of the file that the lines come from.
+        """
         self._clients = [_Client(node) for node in nodes]
         stop = threading.Event()
-        threads = [
-            threading.Thread(target=self._run, args=(client, stop), daemon=True) for client in self._clients
-        ]
-        try:
-            for thread in threads:
-                thread.start()
+        with ExitStack() as undo:
+            undo.callback(self._await_answers)
+            pool = undo.enter_context(ThreadPoolExecutor(len(nodes)))
+            undo.callback(stop.set)
+            working = [pool.submit(self._run, client, stop) for client in self._clients]
             yield
-        finally:
-            stop.set()
-            for thread in filter(threading.Thread.is_alive, threads):
-                thread.join()
-            self._await_answers()
+        for each in working:
+            each.result()
 
     @property
     def in_flight(self) -> int:

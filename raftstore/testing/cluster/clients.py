@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from random import Random
 from typing import Final
 
@@ -60,17 +61,24 @@ class Clients:
         """From now on other registers."""
         self._round += 1
 
-    def read_all(self) -> None:
-        """Read every register that was ever written, once, each from some node. It is part of the history."""
+    def read_all(self) -> list[str]:
+        """Read every register that was ever written, from some node. It is part of the history.
+
+        Returns those that no node could read: what became of them, nobody can tell.
+        """
         keys = sorted({each.key for each in self.recorder.history().operations})
 
-        def read(number: int) -> None:
-            reader, node = Client(f"last{number}", Random(number)), self._nodes[number % len(self._nodes)]
-            for key in keys[number :: len(self._names)]:
-                self._register(reader, node, "read", key, READ_S)
+        def unread(number: int) -> list[str]:
+            reader, first = Client(f"last{number}", Random(number)), number % len(self._nodes)
+            nodes = [*self._nodes[first:], *self._nodes[:first]]
+            return [key for key in keys[number :: len(self._names)] if not self._is_read(reader, nodes, key)]
 
         with ThreadPoolExecutor(len(self._names)) as pool:
-            list(pool.map(read, range(len(self._names))))
+            return list(chain.from_iterable(pool.map(unread, range(len(self._names)))))
+
+    def _is_read(self, reader: Client, nodes: Sequence[NodeProcess], key: str) -> bool:
+        """From the first of `nodes` that knows."""
+        return any(self._register(reader, node, "read", key, READ_S) == "ok" for node in nodes)
 
     def _work(self, name: str) -> None:
         client = Client(name, Random(f"{self._seed}-{name}"))
@@ -90,7 +98,7 @@ class Clients:
         if node.call("put", str(number), text, timeout_s=OPERATION_S).outcome == "ok":
             self.ledger.acknowledge(number)
 
-    def _register(self, client: Client, node: NodeProcess, kind: Kind, key: str, timeout_s: float) -> None:
+    def _register(self, client: Client, node: NodeProcess, kind: Kind, key: str, timeout_s: float) -> Outcome:
         """A client expects of a register what it has seen there last, to its knowledge."""
         expected = client.seen.get(key) if kind == "cas" else None
         value = None if kind == "read" else client.new_value()
@@ -105,6 +113,7 @@ class Clients:
         self.recorder.returned(pending, outcome, answer.value if outcome == "ok" else None)
         if outcome == "ok":
             client.seen[key] = answer.value if kind == "read" else value
+        return outcome
 
 
 class Client:

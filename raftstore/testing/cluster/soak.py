@@ -87,7 +87,7 @@ class Soak:
         lines: Lines | None = None
         try:
             self._fight(clients, nemesis)
-            lines = _judged(cluster, clients)
+            lines, problem = _judged(cluster, clients)
         except ClusterError as error:
             problem = str(error)
         history = clients.recorder.history()
@@ -117,10 +117,11 @@ class Soak:
                 clients.next_round()
 
 
-def _judged(cluster: Cluster, clients: Clients) -> Lines:
-    """Read every register once more, and compare the lines of all nodes."""
+def _judged(cluster: Cluster, clients: Clients) -> tuple[Lines, str | None]:
+    """Read every register once more, compare the lines of all nodes; and what of that was not possible."""
     settled = cluster.settle()
-    clients.read_all()
+    unread = clients.read_all()
+    problem = f"{len(unread)} registers could not be read in the end" if unread else None
     behind = [node.name for node in cluster.nodes if node not in settled]
     ledger = clients.ledger
-    return compare(ledger.sent(), ledger.acknowledged(), cluster.machines(settled), behind)
+    return compare(ledger.sent(), ledger.acknowledged(), cluster.machines(settled), behind), problem
