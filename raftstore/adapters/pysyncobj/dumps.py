@@ -69,7 +69,7 @@ class DurableSerializer(_serializer.Serializer):  # type: ignore[misc]  # PySync
         """Write a dump, in a forked child if PySyncObj may fork. It fails if another has come meanwhile."""
         file = self.__dict__[_FILE]
         if file is None or self.__dict__[_PID] != 0:  # In memory; or one is being written.
-            super().serialize(data, id)
+            _serializer.Serializer.serialize(self, data, id)
             return
         parent = os.getpid()
         try:
@@ -87,7 +87,7 @@ class DurableSerializer(_serializer.Serializer):  # type: ignore[misc]  # PySync
     def checkSerializing(self) -> tuple[int, int | None]:  # noqa: N802
         """What became of the dump. One that could not be put in its place failed, whatever a checker says."""
         has_failed = self.__dict__[_PID] == _FAILED
-        state, number = super().checkSerializing()
+        state, number = _serializer.Serializer.checkSerializing(self)
         if has_failed and state in (_STATE.SUCCESS, _STATE.NOT_SERIALIZING):
             self.__dict__[_PID] = 0
             return _STATE.FAILED, number

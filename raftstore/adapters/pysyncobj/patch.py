@@ -41,6 +41,8 @@ def install(template: Template = "segmented://{path}", *, adopt: bool = False) -
     Without `fullDumpFile`, dumps are in `STORE.dump`, beside the store: PySyncObj would keep them in memory,
     and drop from the journal what they cover.
 
+    On a full disk `doTick` ends early and logs why, as PySyncObj's own thread does: the next one tries again.
+
     Call it once, before the first `SyncObj`; a second call replaces the template. Returns a function that
     undoes it. Raises `ConfigError` for a template that is wrong, or if a `SyncObj` exists already.
     """
@@ -55,7 +57,7 @@ def install(template: Template = "segmented://{path}", *, adopt: bool = False) -
 
 def _patch(changes: list[Change]) -> Callable[[], None]:
     """Make `changes`; returns a function that undoes them. That may be called twice."""
-    before = [(owner, name, vars(owner).get(name)) for owner, name, _ in changes]
+    before: list[Change] = [(owner, name, owner.__dict__.get(name)) for owner, name, _ in changes]
 
     def uninstall() -> None:
         for owner, name, found in before:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -57,7 +57,7 @@ def replacing_only(before: Version, parent: int) -> Callable[[str, str], None]:
 
 
 @contextmanager
-def _locked(directory: Path) -> Iterator[None]:
+def _locked(directory: Path) -> Generator[None]:
     """Nobody else replaces a dump in `directory` meanwhile. Raises `OSError` if somebody does for long.
 
     A child that is forked meanwhile has the lock too: so it is given back, not only closed.

@@ -16,6 +16,9 @@ _pysyncobj: Any = library.load()
 _SyncObj: Any = _pysyncobj.SyncObj
 _TCPTransport: Any = _pysyncobj.transport.TCPTransport
 
+Callback = Callable[[Any, dict[str, Any]], None]
+"""What a transport calls with a message, and the node that sent it."""
+
 logger = logging.getLogger("raftstore")
 
 FULL_DISK_PAUSE_S: Final = 0.05
@@ -45,22 +48,26 @@ def wait_until_durable(sync_obj: Any, message: Any) -> None:
         journal.before_send(message)
 
 
-def compared_only(sync_obj: Any, message: Any) -> Any:
+def compared_only(sync_obj: Any, message: dict[str, Any]) -> dict[str, Any]:
     """The message as PySyncObj may take it: nothing is committed in a log that was not compared.
 
     While a leader sends its dump, its messages name its commit index, and PySyncObj would take that for
     what its own log holds up to there: entries that no majority has. None of them could ever be replaced.
     """
-    if journal_of(sync_obj) is not None and isinstance(message, dict) and "serialized" in message:
+    if "serialized" in message and journal_of(sync_obj) is not None:
         return {**message, "commit_index": 0}
     return message
 
 
-def heeding(sync_obj: Any, callback: Any) -> Any:
+def heeding(sync_obj: Any, callback: Callback | None) -> Callback | None:
     """`callback`, given messages that are `compared_only`."""
     if callback is None:
         return None
-    return lambda node, message: callback(node, compared_only(sync_obj, message))
+
+    def heed(node: Any, message: dict[str, Any]) -> None:
+        callback(node, compared_only(sync_obj, message))
+
+    return heed
 
 
 def tick(original: Callable[..., None], node: Any, time_to_wait: float) -> None:
