@@ -13,12 +13,13 @@ from typing import Final
 import msgspec
 import pytest
 
-from raftstore.testing.crash import qemu_initramfs
+from raftstore.testing.crash import qemu_guest, qemu_initramfs
 from raftstore.testing.crash.block_record import BlockWrite
 from raftstore.testing.crash.events import Event, Kind
 from raftstore.testing.crash.methods import USUAL
 from raftstore.testing.crash.plan import Plan
-from raftstore.testing.crash.qemu_guest import message
+from raftstore.testing.crash.qemu import WAYS
+from raftstore.testing.crash.qemu_guest import Device, message
 from raftstore.testing.crash.qemu_initramfs import NEEDED, Kernel, archive, kernels, module_files
 from raftstore.testing.crash.qemu_log import (
     DISCARD,
@@ -124,6 +125,35 @@ def test_a_message_names_its_device_and_ends_with_a_zero_byte() -> None:
     assert start_of_data == 312
     assert request[48 : 48 + 7] == b"device\0"
     assert request[start_of_data + 8 :] == b"mark word\0"
+
+
+def test_a_device_is_told_to_lose_its_writes_without_a_flush_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flush would put on the disk what a power cut would not."""
+    said: list[tuple[str, ...]] = []
+
+    def say(*words: str) -> None:
+        said.append(words)
+
+    def sectors_of(_disk: str) -> int:
+        return 64
+
+    monkeypatch.setattr(qemu_guest, "command", say)
+    monkeypatch.setattr(qemu_guest, "sectors_of", sectors_of)
+    device = Device("device", "vda", None)
+    device.lose("drop_writes")
+    device.remove()
+    assert said == [
+        ("dmsetup", "create", "device", "--table", "0 64 linear /dev/vda 0"),
+        ("dmsetup", "suspend", "--noflush", "--nolockfs", "device"),
+        ("dmsetup", "load", "device", "--table", "0 64 flakey /dev/vda 0 0 1000000 1 drop_writes"),
+        ("dmsetup", "resume", "device"),
+        ("dmsetup", "remove", "device"),
+    ]
+
+
+def test_every_way_to_lose_writes_has_its_workload_in_a_session_and_bugs_are_planted_over_a_log() -> None:
+    assert set(WAYS) == {"log", "drop_writes", "error_writes"}
+    assert WAYS[0] == "log"
 
 
 def test_modules_are_loaded_after_those_that_they_need(tmp_path: Path) -> None:

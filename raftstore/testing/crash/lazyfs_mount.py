@@ -18,6 +18,7 @@ import msgspec
 
 from raftstore.testing.crash.block_mount import is_mounted
 from raftstore.testing.crash.fuse_mount import DEVICE
+from raftstore.testing.crash.patience import PATIENCE_S
 
 PROGRAM: Final = "lazyfs"
 VARIABLE: Final = "RAFTSTORE_LAZYFS"
@@ -26,7 +27,7 @@ CACHE: Final = "256mb"
 """More than any workload writes: a full cache would write on its own."""
 CLEAR: Final = b"lazyfs::clear-cache\n"
 CLEARED: Final = b"finished::clear-cache\n"
-ANSWER_S: Final = 30.0
+ANSWER_S: Final = PATIENCE_S
 POLL_S: Final = 0.01
 
 

@@ -149,7 +149,7 @@ METHODS: Final = (
     ),
     Method(
         name="qemu",
-        about="As block replay, by the log of dm-log-writes in a virtual machine with another kernel.",
+        about="A virtual machine with another kernel logs, drops or fails block writes below ext4 or xfs.",
         run=qemu.run,
         needs=qemu.needs,
         share=2.0,

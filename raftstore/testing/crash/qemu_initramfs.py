@@ -23,6 +23,7 @@ NEEDED: Final = (
     "9p",
     "crc32c_generic",
     "dm-log-writes",
+    "dm-flakey",
     "ext4",
     "xfs",
 )

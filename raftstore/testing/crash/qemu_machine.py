@@ -9,15 +9,17 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
+from raftstore.testing.crash.events import Event, decode
+from raftstore.testing.crash.patience import PATIENCE_S
 from raftstore.testing.crash.plan import Plan
 from raftstore.testing.crash.qemu_initramfs import SHARED, busybox, initramfs, kernels
 
 PROGRAM: Final = "qemu-system-x86_64"
-SESSION_S: Final = 600.0
+SESSION_S: Final = 8 * PATIENCE_S
 """A session that takes longer is ended."""
 LOG_BYTES: Final = 1 << 30
 """The size of the disk for a log: more than any workload writes; what is not written takes no room."""
@@ -31,12 +33,20 @@ class MachineError(Exception):
     """The machine did not do its jobs; says why."""
 
 
+Way = Literal["log", "drop_writes", "error_writes"]
+"""What device mapper does below a file system: log what is written, or, from some instant on, drop every
+write as if it were done, or fail it."""
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One workload on one disk of the machine."""
 
     name: str
     plan: Plan
     file_system: str
+    way: Way = "log"
+    cut_at: int = 0
+    """The writes are dropped, or fail, when so many events were told."""
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -45,6 +55,8 @@ class Done(msgspec.Struct, frozen=True):
     status: int | None
     """Of the driven process, negative for a signal; None if it hung."""
     words: str
+    told: int = 0
+    """How many events had been told when writes began to be dropped, or to fail."""
 
 
 def lacking() -> str | None:
@@ -82,6 +94,14 @@ class Machine:
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self._place, ignore_errors=True)
 
+    def disk(self, job: Job) -> Path:
+        """The file that is the disk with the job's file system."""
+        return self._place / f"{job.name}-disk"
+
+    def events(self, job: Job) -> list[Event]:
+        """What the driven process told, if there is no log of the job."""
+        return list(decode((self._shared / f"{job.name}-events").read_bytes()))
+
     def log(self, job: Job) -> Path:
         """The file that is the disk with the job's log."""
         return self._place / f"{job.name}-log"
@@ -94,7 +114,7 @@ class Machine:
         (self._shared / "jobs").write_bytes(msgspec.json.encode(self._jobs))
         (self._shared / "start").write_text(start())
         for job in self._jobs:
-            shutil.copyfile(self._empty, self._place / f"{job.name}-disk")
+            shutil.copyfile(self._empty, self.disk(job))
             with self.log(job).open("wb") as stream:
                 stream.truncate(LOG_BYTES)
         said = self._boot(kernel.image)
