@@ -17,7 +17,7 @@ from raftstore.testing.open_log import open_log
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize(("part", "share"), [(lead, 1.25), (follow, 0.8), (follow_again, 0.8)])
+@pytest.mark.parametrize(("part", "share"), [(lead, 1.5), (follow, 0.85), (follow_again, 0.85)])
 @pytest.mark.parametrize("size", [64, 1024])
 def test_a_command_takes_hardly_more_calls_than_on_the_journal_that_makes_nothing_durable(
     tmp_path: Path, part: Part, share: float, size: int
