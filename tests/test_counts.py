@@ -24,6 +24,7 @@ import pytest
 
 import raftstore
 from raftstore.aio import AsyncRaftLog
+from raftstore.backend import DiskBackend
 from raftstore.batch import WriteBatch
 from raftstore.registry import backend_names
 from raftstore.store import Store
@@ -55,6 +56,11 @@ with raftstore.open(raftstore.StoreConfig(path=path, backend=backend)) as log:
         log.propose(1, payloads)
     if backend == "segmented":
         log._session.store.backend._worker.wait_idle()
+    if backend == "rocksdb":
+        from raftstore_rocksdb import room
+        room.SURE_S, room.SURE_BYTES = 1e9, 0  # However slow the machine, however small the disk.
+        log._session.store.backend._room._sure_until = 0.0
+        log.propose(1, payloads)
     os.write(1, b"begin\\n")
     for _ in range(appends):
         log.propose(1, payloads)
@@ -65,8 +71,8 @@ CALLS = {
     "segmented": {"pwrite64": 1, "fdatasync": 1},
     # The pages of the tree, one sync, and the meta page through a descriptor that syncs by itself.
     "lmdb": {"pwrite64": 3, "writev": 2, "lseek": 2, "fdatasync": 1},
-    # Two questions for the room on the disk and one for the ballast, then the log.
-    "rocksdb": {"write": 1, "fdatasync": 1, "statfs": 2, "newfstatat": 1},
+    # The log. Room on the disk is asked for ten times a second while there is plenty.
+    "rocksdb": {"write": 1, "fdatasync": 1},
 }
 """The most of each system call in an append of one entry."""
 
@@ -175,6 +181,44 @@ def test_an_append_calls_few_functions_however_many_entries_it_has(
             for _ in range(APPENDS):
                 log.propose(1, payloads)
     assert calls["call"] <= (most + 1) * APPENDS  # one more, for where the flusher interferes
+
+
+@pytest.mark.parametrize(
+    ("backend", "calls_most", "entry_calls_most"),
+    [
+        pytest.param("lmdb", 20, 7, marks=pytest.mark.backend("lmdb")),
+        pytest.param("rocksdb", 25, 8, marks=pytest.mark.backend("rocksdb")),
+    ],
+)
+def test_a_write_to_an_engine_calls_few_functions_and_few_more_for_each_entry(
+    tmp_path: Path, backend: str, calls_most: int, entry_calls_most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if backend == "rocksdb":
+        monkeypatch.setattr("raftstore_rocksdb.room.SURE_S", 1e9)
+        monkeypatch.setattr("raftstore_rocksdb.room.SURE_BYTES", 0)
+    with new_log(tmp_path, backend=backend) as log:
+        log.propose(1, [b""])
+        engine = log._session.store.backend
+        counts = {size: calls_of_a_write(engine, log, size) for size in (1, BATCH)}
+    assert counts[1]["call"] <= calls_most
+    assert counts[BATCH]["call"] <= calls_most
+    assert counts[BATCH]["c_call"] - counts[1]["c_call"] <= entry_calls_most * BATCH
+
+
+def calls_of_a_write(engine: DiskBackend, log: raftstore.RaftLog, size: int) -> Counter[str]:
+    """The functions that the engine calls in a write of `size` entries; the log's own are left out."""
+    honest, found = engine.write, list[Counter[str]]()
+
+    def counting(batch: WriteBatch) -> None:
+        with counted_calls() as calls:
+            honest(batch)
+        found.append(calls)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "write", counting)
+        for _ in range(5):
+            log.propose(1, [bytes(PAYLOAD_BYTES)] * size)
+    return min(found, key=lambda calls: calls["call"])
 
 
 @SEGMENTED

@@ -105,6 +105,7 @@ def test_an_interrupted_write_is_not_refused_for_lack_of_room_when_repeated(path
         with failing_engine(backend, "sync", KeyboardInterrupt()), pytest.raises(KeyboardInterrupt):
             backend.write(append(1, 1))
         backend._room.has = lambda size: False  # type: ignore[method-assign]
+        backend._room.surely_has = lambda size: False  # type: ignore[method-assign]
         backend.write(append(1, 1))
         with pytest.raises(OSError, match="No space left"):
             backend.write(append(2, 2))

@@ -5,10 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, NoReturn
 
 import lmdb
 import msgspec
@@ -17,13 +16,12 @@ from raftstore.backend import BackendStats, Examination, Recovery
 from raftstore.batch import WriteBatch
 from raftstore.entry import Entry
 from raftstore_lmdb import _checksums
-from raftstore_lmdb._change import change
 from raftstore_lmdb._datafile import DATA, check_files, create, open_environment, settle, stats
 from raftstore_lmdb._examine import examine
-from raftstore_lmdb._failures import translated
+from raftstore_lmdb._failures import raise_translated, translated
 from raftstore_lmdb._latch import ReadersLatch
 from raftstore_lmdb._room import Room, first_room_bytes
-from raftstore_lmdb._tables import Tables
+from raftstore_lmdb._tables import State, Tables
 
 _READERS_MAX: Final = 126
 """LMDB's own limit of read transactions at a time."""
@@ -82,8 +80,10 @@ class LmdbBackend:
         return self._recovery
 
     def write(self, batch: WriteBatch) -> None:
-        with self._failing():
+        try:
             self._write(batch)
+        except Exception as error:  # noqa: BLE001
+            self._failed(error)
 
     def read(self, start: int, stop: int, bytes_max: int | None) -> list[Entry]:
         with self._latch.shared(), translated(self._file), self._environment.begin(buffers=True) as txn:
@@ -91,10 +91,13 @@ class LmdbBackend:
 
     def maintain(self) -> None:
         end = time.monotonic() + _MAINTAIN_S
-        with self._failing(), suppress(lmdb.MapFullError):
-            self._room.provide(None)
-            while self._state.garbage and time.monotonic() < end:
-                self._transact(None)
+        try:
+            with suppress(lmdb.MapFullError):
+                self._room.provide(None)
+                while self._state.garbage and time.monotonic() < end:
+                    self._transact(None)
+        except Exception as error:  # noqa: BLE001
+            self._failed(error)
 
     def stats(self) -> BackendStats:
         with self._latch.shared(), translated(self._file), self._environment.begin(buffers=True) as txn:
@@ -125,32 +128,31 @@ class LmdbBackend:
                     reclaimed = True
 
     def _transact(self, batch: WriteBatch | None) -> None:
-        """One transaction: for `batch`, unless it was done already, or for a sweep alone."""
-        with self._writing() as txn:
-            state = self._tables.state(txn, self._state)
-            if batch is None:
-                state = self._tables.sweep(txn, state, _SWEEP_KEYS_APART)
-            elif batch.number > state.bounds.number:
-                sweep_max = max(_SWEEP_KEYS, 2 * len(batch.entries))
-                effect = change(state.bounds, state.runs, batch)
-                state = self._tables.apply(txn, effect, batch, sweep_max)
-        self._state = state
-
-    @contextmanager
-    def _writing(self) -> Generator[lmdb.Transaction[memoryview]]:
-        """A write transaction, committed at the end, or aborted.
+        """One transaction: for `batch`, unless it was done already, or for a sweep alone.
 
         To abort one, py-lmdb waits for a moment in which no other thread is inside LMDB: beside busy readers
         that can take a minute. So they are held off.
         """
         txn = self._environment.begin(write=True, buffers=True)
         try:
-            yield txn
+            state = self._applied(txn, batch)
             txn.commit()
         except BaseException:
             with self._latch.alone():
                 txn.abort()
             raise
+        self._state = state
+
+    def _applied(self, txn: lmdb.Transaction[memoryview], batch: WriteBatch | None) -> State:
+        """What `txn` leaves behind. An interrupt after the last commit may have kept us from noting that."""
+        state = self._state
+        if txn.id() != state.bounds.transaction + 1:
+            state = self._tables.state(txn)
+        if batch is None:
+            return self._tables.sweep(txn, state, _SWEEP_KEYS_APART)
+        if batch.number <= state.bounds.number:
+            return state
+        return self._tables.apply(txn, state, batch, max(_SWEEP_KEYS, 2 * len(batch.entries)))
 
     def _reclaim(self) -> None:
         """Turn garbage into free pages that the next transaction can use.
@@ -164,14 +166,12 @@ class LmdbBackend:
             for _ in range(2):
                 self._transact(None)
 
-    @contextmanager
-    def _failing(self) -> Generator[None]:
-        """After an error that leaves the outcome unknown, only reading is left."""
+    def _failed(self, error: Exception) -> NoReturn:
+        """Raise what `error` means. After one that leaves the outcome unknown, only reading is left."""
         try:
-            with translated(self._file):
-                yield
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
+            raise_translated(error, self._file)
+        except OSError as failure:
+            if failure.errno != errno.ENOSPC:
                 self._keep_reading()
             raise
         except Exception:

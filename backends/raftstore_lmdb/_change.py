@@ -94,6 +94,30 @@ def change(bounds: Bounds, runs: Sequence[LogId], batch: WriteBatch) -> Change:
     )
 
 
+def only_continues(bounds: Bounds, batch: WriteBatch) -> bool:
+    """Whether `batch` does nothing but append in the term of the last entry, and there is no garbage to drop.
+
+    Then no term run, no blob and no key changes: what nearly every write of a busy log is.
+    """
+    return (
+        len(batch.entries) > 0
+        and batch.truncate_from is None
+        and batch.anchor is None
+        and batch.hard_state is None
+        and batch.meta is None
+        and bounds.runs > 0
+        and batch.entries[-1].term == bounds.last.term
+        and bounds.floor > bounds.anchor.index
+    )
+
+
+def continued(bounds: Bounds, batch: WriteBatch, transaction: int) -> Bounds:
+    """The new record if `only_continues`."""
+    return msgspec.structs.replace(
+        bounds, number=batch.number, transaction=transaction, last=batch.entries[-1].id
+    )
+
+
 def _difference(old: Sequence[LogId], new: Sequence[LogId]) -> tuple[Sequence[LogId], Sequence[LogId]]:
     """Those only in `old`, and those only in `new`."""
     if old is new:

@@ -6,7 +6,7 @@ import errno
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import lmdb
 
@@ -27,22 +27,34 @@ _DAMAGE: Final = (
 
 @contextmanager
 def translated(file: Path) -> Generator[None]:
-    """Raise `CorruptionError`, `FormatError` or `OSError` in place of LMDB's own errors.
-
-    A `CorruptionError` that does not name a file gets this one.
-    """
+    """Raise an error inside as `raise_translated` does."""
     try:
         yield
-    except CorruptionError as error:
-        if error.file is not None:
-            raise
-        raise CorruptionError(str(error), file=file) from error
-    except _DAMAGE as error:
-        raise CorruptionError(f"LMDB finds the data file damaged: {error}", file=file) from error
-    except lmdb.VersionMismatchError as error:
-        raise FormatError(f"{file}: {error}") from error
-    except lmdb.Error as error:
-        raise OSError(_code(error), str(error), str(file)) from error
+    except Exception as error:  # noqa: BLE001
+        raise_translated(error, file)
+
+
+def raise_translated(error: Exception, file: Path) -> NoReturn:
+    """Raise `CorruptionError`, `FormatError` or `OSError` in place of LMDB's own errors, others as they are.
+
+    A `CorruptionError` that does not name a file gets this one. To be called where `error` is handled.
+    """
+    meant = _translate(error, file)
+    if meant is error:
+        raise error
+    raise meant from error
+
+
+def _translate(error: Exception, file: Path) -> Exception:
+    if isinstance(error, CorruptionError) and error.file is None:
+        return CorruptionError(str(error), file=file)
+    if isinstance(error, _DAMAGE):
+        return CorruptionError(f"LMDB finds the data file damaged: {error}", file=file)
+    if isinstance(error, lmdb.VersionMismatchError):
+        return FormatError(f"{file}: {error}")
+    if isinstance(error, lmdb.Error):
+        return OSError(_code(error), str(error), str(file))
+    return error
 
 
 def _code(error: lmdb.Error) -> int:

@@ -24,8 +24,9 @@ ENTRIES: Final = b"entries"
 TERMS: Final = b"terms"
 
 _KEY = struct.Struct(">Q")
+_SEAL = struct.Struct(">I")
 _BOUNDS_SEAL = struct.Struct(">IB")
-_BOUNDS = struct.Struct(">IBBBxQQQQQQQQIII")
+_BOUNDS_BODY = struct.Struct(">BBBxQQQQQQQQIII")
 _ENTRY = struct.Struct(">IQB")
 _ENTRY_SEALED = struct.Struct(">QQB")
 
@@ -34,6 +35,9 @@ ENTRY_OVERHEAD: Final = _ENTRY.size
 
 RUN_BYTES: Final = 2 * _KEY.size
 """Of a term run: its key and its value."""
+
+BOUNDS_BYTES: Final = _SEAL.size + _BOUNDS_BODY.size
+"""Of the bounds record."""
 
 _HAS_HARD_STATE, _HAS_META = 1, 2
 
@@ -75,8 +79,7 @@ def decode_key(key: bytes | memoryview) -> int:
 
 def encode_bounds(bounds: Bounds) -> bytes:
     flags = _HAS_HARD_STATE * (bounds.hard_state is not None) | _HAS_META * (bounds.meta is not None)
-    body = _BOUNDS.pack(
-        0,
+    body = _BOUNDS_BODY.pack(
         FORMAT_VERSION,
         bounds.checksum,
         flags,
@@ -92,7 +95,7 @@ def encode_bounds(bounds: Bounds) -> bytes:
         bounds.hard_state or 0,
         bounds.meta or 0,
     )
-    return zlib.crc32(body[4:]).to_bytes(4, "big") + body[4:]
+    return _SEAL.pack(zlib.crc32(body)) + body
 
 
 def decode_bounds(record: bytes) -> Bounds:
@@ -104,9 +107,9 @@ def decode_bounds(record: bytes) -> Bounds:
         raise CorruptionError("the bounds record does not match its checksum")
     if version != FORMAT_VERSION:
         raise FormatError(f"the store has format version {version}; this version knows {FORMAT_VERSION}")
-    if len(record) != _BOUNDS.size:
-        raise CorruptionError(f"the bounds record has {len(record)} bytes instead of {_BOUNDS.size}")
-    return _bounds(*_BOUNDS.unpack(record)[2:])
+    if len(record) != BOUNDS_BYTES:
+        raise CorruptionError(f"the bounds record has {len(record)} bytes instead of {BOUNDS_BYTES}")
+    return _bounds(*_BOUNDS_BODY.unpack_from(record, _SEAL.size)[1:])
 
 
 def _bounds(checksum: int, flags: int, number: int, transaction: int, *rest: int) -> Bounds:
@@ -127,9 +130,20 @@ def _bounds(checksum: int, flags: int, number: int, transaction: int, *rest: int
     )
 
 
+def encode_entries(entries: Iterable[Entry], checksum: Checksum) -> list[tuple[bytes, bytes]]:
+    """The key and the value of each entry."""
+    rows: list[tuple[bytes, bytes]] = []
+    for entry in entries:
+        term, data, kind = entry.term, entry.data, entry.kind
+        sealed = _ENTRY_SEALED.pack(entry.index, term, kind)
+        seal = checksum(data, checksum(sealed, 0))
+        rows.append((sealed[: _KEY.size], _ENTRY.pack(seal, term, kind) + data))
+    return rows
+
+
 def encode_entry(entry: Entry, checksum: Checksum) -> bytes:
-    seal = checksum(entry.data, checksum(_ENTRY_SEALED.pack(entry.index, entry.term, entry.kind), 0))
-    return _ENTRY.pack(seal, entry.term, entry.kind) + entry.data
+    """The value of one entry."""
+    return encode_entries((entry,), checksum)[0][1]
 
 
 def decode_entry(index: int, value: memoryview, checksum: Checksum, file: Path) -> Entry:

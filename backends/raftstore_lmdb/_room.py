@@ -21,8 +21,10 @@ from raftstore_lmdb._datafile import extend
 from raftstore_lmdb._latch import ReadersLatch
 from raftstore_lmdb._records import ENTRY_OVERHEAD
 
-_GROWTH_BYTES: Final = 2**20
-"""The data file grows by at least this much at a time."""
+_GROWTH_BYTES_MIN: Final = 2**20
+_GROWTH_BYTES_MAX: Final = 2**23
+_GROWTH_SHARE: Final = 4
+"""The data file grows by this share of it at a time within the two bounds, if the disk has that."""
 _FIXED_PAGES: Final = 128
 """For the tree pages that any transaction copies, and those that a sweep touches."""
 _FREE_LIST_SHARE: Final = 256
@@ -55,15 +57,27 @@ class Room:
         self._map_bytes = max(map_bytes // self._page * self._page, environment.info()["map_size"])
         self._ballast_bytes = ballast_bytes
         self._allocated = self._used()
+        self._used_max = self._allocated
+        """LMDB uses no more than this: what it used when we looked, and all that was needed since then."""
+        self._map_size = environment.info()["map_size"]
 
     def provide(self, batch: WriteBatch | None) -> bool:
         """Have room for `batch`, or for a sweep, in the file; the ballast stays beyond it.
 
         False if the disk is full: then LMDB is confined to what is allocated, for a write with entries
-        without the ballast.
+        without the ballast. Looks at what LMDB uses only if the writes since the last look could have come
+        near the ballast.
         """
+        used_max = self._used_max + self._need(batch, self._used_max)
+        if used_max + self._ballast_bytes <= self._allocated and self._map_size == self._map_bytes:
+            self._used_max = used_max
+            return True
+        return self._provide(batch)
+
+    def _provide(self, batch: WriteBatch | None) -> bool:
         used = self._used()
-        wanted = used + self._need(batch, used) + self._ballast_bytes
+        self._used_max = used + self._need(batch, used)
+        wanted = self._used_max + self._ballast_bytes
         if wanted <= self._allocated or self._extend(wanted):
             self._set_map(self._map_bytes)
             return True
@@ -78,12 +92,14 @@ class Room:
 
     def _set_map(self, size: int) -> None:
         size = size // self._page * self._page
-        if self._environment.info()["map_size"] != size:
+        if self._map_size != size:
             with self._latch.alone():
                 self._environment.set_mapsize(size)
+                self._map_size = self._environment.info()["map_size"]
 
     def _extend(self, wanted: int) -> bool:
-        for size in (wanted + _GROWTH_BYTES, wanted):
+        growth = max(_GROWTH_BYTES_MIN, min(self._allocated // _GROWTH_SHARE, _GROWTH_BYTES_MAX))
+        for size in (wanted + growth, wanted):
             if extend(self._file, self._allocated, size):
                 self._allocated = size
                 return True
@@ -97,10 +113,13 @@ class Room:
         size = _FIXED_PAGES * self._page + used // _FREE_LIST_SHARE
         if batch is None:
             return size
-        size += sum(self._value_bytes(ENTRY_OVERHEAD + len(entry.data)) for entry in batch.entries)
-        return size + sum(self._value_bytes(len(blob or b"")) for blob in (batch.hard_state, batch.meta))
+        if batch.entries:
+            size += self._values_bytes([ENTRY_OVERHEAD + len(entry.data) for entry in batch.entries])
+        if batch.hard_state is not None:
+            size += self._values_bytes([len(batch.hard_state)])
+        return size if batch.meta is None else size + self._values_bytes([len(batch.meta)])
 
-    def _value_bytes(self, size: int) -> int:
-        if size <= _INLINE_MAX:
-            return 2 * (size + _NODE_OVERHEAD)
-        return size + 2 * self._page
+    def _values_bytes(self, sizes: list[int]) -> int:
+        if max(sizes) <= _INLINE_MAX:
+            return 2 * (sum(sizes) + len(sizes) * _NODE_OVERHEAD)
+        return sum(sizes) + len(sizes) * 2 * self._page

@@ -14,11 +14,12 @@ from raftstore.backend import Recovery
 from raftstore.batch import WriteBatch
 from raftstore.entry import Entry, LogId
 from raftstore.errors import CorruptionError
-from raftstore_lmdb._change import Change
+from raftstore_lmdb._change import Change, change, continued, only_continues
 from raftstore_lmdb._checksums import checksum
 from raftstore_lmdb._head import Head
 from raftstore_lmdb._records import (
     BOUNDS,
+    BOUNDS_BYTES,
     ENTRIES,
     ENTRY_OVERHEAD,
     HARD_STATE,
@@ -31,7 +32,7 @@ from raftstore_lmdb._records import (
     decode_key,
     decode_runs,
     encode_bounds,
-    encode_entry,
+    encode_entries,
     encode_key,
     encode_run,
     entry_damage,
@@ -50,9 +51,8 @@ if TYPE_CHECKING:
 
 
 class State(msgspec.Struct, frozen=True):
-    """A bounds record, as bytes and decoded, with the term runs it speaks of."""
+    """A bounds record, with the term runs it speaks of."""
 
-    record: bytes
     bounds: Bounds
     runs: Sequence[LogId]
 
@@ -71,14 +71,11 @@ class Tables:
         self._checksum = checksum(bounds.checksum)
         self._file = file
 
-    def state(self, txn: Transaction, known: State | None = None) -> State:
-        """What the transaction sees; `known` itself if that is still it. O(1), or O(runs)."""
-        record = self._bounds_record(txn)
-        if known is not None and record == known.record:
-            return known
-        bounds = decode_bounds(record)
+    def state(self, txn: Transaction) -> State:
+        """What the transaction sees. O(runs)."""
+        bounds = decode_bounds(self._bounds_record(txn))
         with txn.cursor(self.terms) as cursor:
-            return State(record, bounds, decode_runs(cursor, bounds))
+            return State(bounds, decode_runs(cursor, bounds))
 
     def recovery(self, txn: Transaction, state: State, head: Head) -> Recovery:
         """What opening reports of `state`. Raises `CorruptionError` if a blob is not what was written."""
@@ -94,7 +91,7 @@ class Tables:
             meta=meta,
             number=bounds.number,
             end_is_proved=head.end_is_proved,
-            bytes_read=head.bytes_read + len(state.record) + RUN_BYTES * len(state.runs) + blob_bytes,
+            bytes_read=head.bytes_read + BOUNDS_BYTES + RUN_BYTES * len(state.runs) + blob_bytes,
             notes=head.notes,
         )
 
@@ -120,23 +117,29 @@ class Tables:
                     raise self._absent(txn, indexes[len(rows)])
         return found
 
-    def apply(self, txn: Transaction, change: Change, batch: WriteBatch, sweep_max: int) -> State:
-        """Do `batch`, whose effect on the tables is `change`, and drop up to `sweep_max` garbage keys."""
-        self._drop(txn, change)
-        floor = self._sweep(txn, change.bounds, sweep_max)
+    def apply(self, txn: Transaction, state: State, batch: WriteBatch, sweep_max: int) -> State:
+        """Do `batch`, and drop up to `sweep_max` garbage keys."""
+        if only_continues(state.bounds, batch):
+            self._put_entries(txn, batch.entries)
+            return self._put_bounds(txn, continued(state.bounds, batch, txn.id()), state.runs)
+        effect = change(state.bounds, state.runs, batch)
+        self._drop(txn, effect)
+        floor = self._sweep(txn, effect.bounds, sweep_max)
         self._put_entries(txn, batch.entries)
         bounds = msgspec.structs.replace(
-            change.bounds,
+            effect.bounds,
+            transaction=txn.id(),
             floor=floor,
-            hard_state=self._put_blob(txn, HARD_STATE, batch.hard_state, change.bounds.hard_state),
-            meta=self._put_blob(txn, META, batch.meta, change.bounds.meta),
+            hard_state=self._put_blob(txn, HARD_STATE, batch.hard_state, effect.bounds.hard_state),
+            meta=self._put_blob(txn, META, batch.meta, effect.bounds.meta),
         )
-        return self._put_bounds(txn, bounds, change.runs)
+        return self._put_bounds(txn, bounds, effect.runs)
 
     def sweep(self, txn: Transaction, state: State, sweep_max: int) -> State:
         """Drop up to `sweep_max` garbage keys, and change nothing else."""
         floor = self._sweep(txn, state.bounds, sweep_max)
-        return self._put_bounds(txn, msgspec.structs.replace(state.bounds, floor=floor), state.runs)
+        bounds = msgspec.structs.replace(state.bounds, transaction=txn.id(), floor=floor)
+        return self._put_bounds(txn, bounds, state.runs)
 
     def live_bytes(self, txn: Transaction) -> int:
         """The bytes of the pages that hold what is live, or lead to it; garbage is estimated by its keys."""
@@ -174,12 +177,13 @@ class Tables:
             return decode_key(cursor.key()) if cursor.set_range(encode_key(index)) else stop
 
     def _put_entries(self, txn: Transaction, entries: Sequence[Entry]) -> None:
-        if not entries:
-            return
-        rows = ((encode_key(entry.index), encode_entry(entry, self._checksum)) for entry in entries)
-        with txn.cursor(self.entries) as cursor:
-            taken = cursor.putmulti(rows, append=True)
-        if taken != (len(entries), len(entries)):
+        rows = encode_entries(entries, self._checksum)
+        if len(rows) == 1:
+            taken = int(txn.put(*rows[0], append=True, db=self.entries))
+        else:
+            with txn.cursor(self.entries) as cursor:
+                taken = cursor.putmulti(rows, append=True)[1]
+        if taken != len(rows):
             raise CorruptionError("there are entries above the last one", file=self._file)
 
     def _put_blob(self, txn: Transaction, key: bytes, blob: bytes | None, sealed: int | None) -> int | None:
@@ -190,10 +194,8 @@ class Tables:
         return seal(key, blob, self._checksum)
 
     def _put_bounds(self, txn: Transaction, bounds: Bounds, runs: Sequence[LogId]) -> State:
-        bounds = msgspec.structs.replace(bounds, transaction=txn.id())
-        record = encode_bounds(bounds)
-        txn.put(BOUNDS, record)
-        return State(record, bounds, runs)
+        txn.put(BOUNDS, encode_bounds(bounds))
+        return State(bounds, runs)
 
     def _bounds_record(self, txn: Transaction) -> bytes:
         record = txn.get(BOUNDS)

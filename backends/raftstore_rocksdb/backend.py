@@ -182,7 +182,9 @@ class RocksdbBackend:
 
         Raises `OSError(ENOSPC)` if not; a batch without entries may have the ballast instead.
         """
-        payload = sum(len(entry.data) + ENTRY_OVERHEAD for entry in batch.entries)
+        payload = sum([len(entry.data) for entry in batch.entries]) + ENTRY_OVERHEAD * len(batch.entries)
+        if batch.entries and self._room.surely_has(2 * payload):
+            return
         size = 2 * payload + engine.memtable_bytes()
         if not batch.entries:
             if not self._room.has(size):

@@ -30,7 +30,7 @@ from rocksdict import (
     WriteOptions,
 )
 
-from raftstore_rocksdb.failures import StalledError, translated
+from raftstore_rocksdb.failures import StalledError, raise_translated, translated
 from raftstore_rocksdb.rows import Rows
 
 MEMTABLES_MAX: Final = 3
@@ -92,21 +92,30 @@ class Engine:
     def apply(self, rows: Rows) -> None:
         """Write all of `rows` atomically; not durable yet. Waits, with the interpreter running, for room in
         the memtables; `OSError(ETIMEDOUT)` after `STALL_S_MAX`."""
-        give_up = time.monotonic() + STALL_S_MAX
-        while True:
-            try:
-                with translated():
-                    self._db.write(_batch(rows), self._write_options)
-                return
-            except StalledError as stalled:
-                if time.monotonic() > give_up:
-                    raise OSError(errno.ETIMEDOUT, "RocksDB's memtables stay full") from stalled
-                time.sleep(_STALL_POLL_S)
+        give_up = None
+        while not self._is_applied(rows):
+            now = time.monotonic()
+            give_up = now + STALL_S_MAX if give_up is None else give_up
+            if now > give_up:
+                raise OSError(errno.ETIMEDOUT, "RocksDB's memtables stay full")
+            time.sleep(_STALL_POLL_S)
+
+    def _is_applied(self, rows: Rows) -> bool:
+        """Write all of `rows`. False if RocksDB would have made it wait: then nothing was written."""
+        try:
+            self._db.write(_batch(rows), self._write_options)
+        except Exception as error:  # noqa: BLE001
+            with suppress(StalledError):
+                raise_translated(error)
+            return False
+        return True
 
     def sync(self) -> None:
         """Make durable what was applied."""
-        with translated():
+        try:
             self._db.flush_wal(True)
+        except Exception as error:  # noqa: BLE001
+            raise_translated(error)
 
     def get(self, key: bytes) -> bytes | None:
         """The value at `key`."""

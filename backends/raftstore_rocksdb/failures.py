@@ -8,7 +8,7 @@ import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from rocksdict import DbClosedError
 
@@ -52,12 +52,17 @@ def translated() -> Generator[None]:
     """Raise RocksDB's failures inside as `CorruptionError`, `FormatError`, `OSError` or `StalledError`."""
     try:
         yield
-    except DbClosedError as error:
+    except Exception as error:  # noqa: BLE001
+        raise_translated(error)
+
+
+def raise_translated(error: Exception) -> NoReturn:
+    """Raise what `error`, out of a call of rocksdict, means. To be called where it is handled."""
+    if isinstance(error, DbClosedError):
         raise OSError(CLOSED, "RocksDB is closed") from error
-    except Exception as error:
-        if type(error) is not Exception:
-            raise
-        raise translate(str(error)) from error
+    if type(error) is not Exception:
+        raise error
+    raise translate(str(error)) from error
 
 
 def translate(text: str) -> Exception:

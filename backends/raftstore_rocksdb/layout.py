@@ -11,6 +11,7 @@ through the memtable nor that the record found is the record asked for. Pure fun
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable
 from struct import Struct
 from typing import Final
 
@@ -34,6 +35,7 @@ _CRC: Final = Struct(">I")
 _TERM: Final = Struct(">Q")
 _TERM_KIND: Final = Struct(">QB")
 _CRC_TERM_KIND: Final = Struct(">IQB")
+_KEY_TERM_KIND: Final = Struct(">BQQB")
 _VERSION: Final = Struct(">H")
 _BOUNDS: Final = Struct(">HQQQQQQ")
 
@@ -59,6 +61,17 @@ def key_index(key: bytes) -> int:
 def is_entry_key(key: bytes) -> bool:
     """Whether the key belongs to the entries."""
     return len(key) == _KEY.size and key[0] == _ENTRY
+
+
+def entry_rows(entries: Iterable[Entry]) -> list[tuple[bytes, bytes]]:
+    """The key and the value of each entry."""
+    rows: list[tuple[bytes, bytes]] = []
+    for entry in entries:
+        term, data, kind = entry.term, entry.data, entry.kind
+        sealed = _KEY_TERM_KIND.pack(_ENTRY, entry.index, term, kind)
+        crc = zlib.crc32(data, zlib.crc32(sealed))
+        rows.append((sealed[: _KEY.size], _CRC_TERM_KIND.pack(crc, term, kind) + data))
+    return rows
 
 
 def pack_entry(key: bytes, entry: Entry) -> bytes:

@@ -6,11 +6,16 @@ import errno
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Final
 
 SLACK_BYTES: Final = 1 << 20
 """Left free beside what a write needs: RocksDB's manifest and settings, the file system's own blocks."""
+
+SURE_BYTES: Final = 1 << 30
+SURE_S: Final = 0.1
+"""A look that finds so much more room than is needed holds for so long: nobody fills a disk at 10 GB/s."""
 
 _SHARE_MAX: Final = 8
 
@@ -25,24 +30,42 @@ class Room:
         self._path = path
         self._ballast = path / "ballast"
         self._ballast_bytes = ballast_bytes
+        self._is_whole = False
+        """The ballast was there when we last saw to it."""
+        self._sure_bytes = 0  # may be written, until the moment below, without another look
+        self._sure_until = 0.0
 
     def restore(self) -> bool:
         """Put the ballast back. False if there is no room for it."""
         size = min(self._ballast_bytes, _disk_bytes(self._path) // _SHARE_MAX)
-        if self._held() == size:
-            return True
-        self.release()
-        if _free_bytes(self._path) < size + SLACK_BYTES:
-            return False
-        return _allocate(self._ballast, size)
+        if self._held() != size:
+            self.release()
+            if _free_bytes(self._path) < size + SLACK_BYTES or not _allocate(self._ballast, size):
+                return False
+        self._is_whole = True
+        return True
 
     def release(self) -> None:
         """Give the ballast's room to whoever needs it."""
+        self._is_whole, self._sure_until = False, 0.0
         self._ballast.unlink(missing_ok=True)
 
     def has(self, size: int) -> bool:
         """Whether `size` bytes and the slack fit beside what is there, the ballast included."""
-        return _free_bytes(self._path) >= size + SLACK_BYTES
+        spare = _free_bytes(self._path) - size - SLACK_BYTES
+        self._sure_bytes = spare - SURE_BYTES
+        self._sure_until = time.monotonic() + SURE_S if self._is_whole else 0.0
+        return spare >= 0
+
+    def surely_has(self, size: int) -> bool:
+        """Whether the last look, a moment ago, tells that `size` bytes more fit beside the ballast.
+
+        No system call. On a disk that is nearly full the answer is always no.
+        """
+        if size > self._sure_bytes or time.monotonic() >= self._sure_until:
+            return False
+        self._sure_bytes -= size
+        return True
 
     def _held(self) -> int | None:
         try:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import msgspec
 
 from raftstore.batch import WriteBatch
-from raftstore.entry import Entry, LogId
+from raftstore.entry import LogId
 from raftstore_rocksdb.layout import (
     BOUNDS,
     HARD_STATE,
     KEY_INDEX_END,
     META,
     entry_key,
+    entry_rows,
     pack_bounds,
-    pack_entry,
     pack_run,
     run_key,
     seal,
@@ -30,9 +30,8 @@ class Rows(msgspec.Struct, frozen=True):
 
 def rows_of(batch: WriteBatch, before: Shape, after: Shape) -> Rows:
     """What `batch` does to a store of the shape `before`, of which it makes `after`."""
-    gone = _dropped(batch, before)
-    drops = [(entry_key(start), entry_key(stop)) for start, stop in gone]
-    puts = [_entry_row(entry) for entry in batch.entries]
+    drops = [(entry_key(start), entry_key(stop)) for start, stop in _dropped(batch, before)]
+    puts = entry_rows(batch.entries)
     if after.runs is not before.runs:
         _change_runs(batch, before, after, drops, puts)
     if batch.hard_state is not None:
@@ -51,11 +50,6 @@ def _dropped(batch: WriteBatch, before: Shape) -> list[tuple[int, int]]:
     if batch.anchor is not None:
         ranges.append((before.first_index, min(batch.anchor.index, before.last.index) + 1))
     return [(start, stop) for start, stop in ranges if start < stop]
-
-
-def _entry_row(entry: Entry) -> tuple[bytes, bytes]:
-    key = entry_key(entry.index)
-    return key, pack_entry(key, entry)
 
 
 def _change_runs(

@@ -34,6 +34,8 @@ class Shape(msgspec.Struct, frozen=True):
     def after(self, batch: WriteBatch) -> Shape:
         """The shape once `batch` is written. O(entries + runs)."""
         shape = self
+        if self._is_continued(batch):
+            return Shape(batch.number, self.anchor, batch.entries[-1].id, self.runs)
         if batch.truncate_from is not None:
             shape = shape._truncated(batch.truncate_from)
         if batch.anchor is not None:
@@ -41,6 +43,16 @@ class Shape(msgspec.Struct, frozen=True):
         if batch.entries:
             shape = shape._extended(batch.entries)
         return Shape(batch.number, shape.anchor, shape.last, shape.runs)
+
+    def _is_continued(self, batch: WriteBatch) -> bool:
+        """Whether `batch` only appends in the term of the last entry: what nearly every write is."""
+        return (
+            batch.truncate_from is None
+            and batch.anchor is None
+            and len(batch.entries) > 0
+            and len(self.runs) > 0
+            and batch.entries[-1].term == self.last.term
+        )
 
     def _truncated(self, start: int) -> Shape:
         if start > self.last.index:
