@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from inspect import getmembers
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from hypothesis.stateful import RULE_MARKER, RuleBasedStateMachine
 
 from raftstore.testing import BackendSuite, ContractViolationError, MemoryDisk
+from raftstore.testing.backend_machine import KillingMachine
 from raftstore.testing.broken import BrokenBackend, broken_backends
 from raftstore.testing.broken.files import (
     BrokenToy,
@@ -18,6 +21,7 @@ from raftstore.testing.broken.files import (
     ReusesStaleBytesOfARecycledFile,
     SplitsAReplacement,
 )
+from raftstore.testing.log_machine import LogMachine
 from raftstore.testing.power import PowerSwitch
 
 TESTS = [name for name in dir(BackendSuite) if name.startswith("test_")]
@@ -102,3 +106,14 @@ def test_the_same_backend_without_its_fault_passes(test: str, tmp_path: Path) ->
 
 def test_every_test_of_the_suite_catches_something() -> None:
     assert set(TESTS) == {test for _, test in CAUGHT}
+
+
+@pytest.mark.parametrize("machine", [KillingMachine, LogMachine])
+def test_whether_a_rule_may_run_does_not_depend_on_what_a_kill_has_left(
+    machine: type[RuleBasedStateMachine],
+) -> None:
+    rules = [
+        getattr(member, RULE_MARKER) for _, member in getmembers(machine) if hasattr(member, RULE_MARKER)
+    ]
+    assert len(rules) > 5
+    assert not [rule.function.__name__ for rule in rules if rule.preconditions]
