@@ -11,7 +11,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,7 +26,7 @@ from raftstore.aio import AsyncRaftLog
 from raftstore.backend import DiskBackend
 from raftstore.batch import WriteBatch
 from raftstore.registry import backend_names
-from raftstore.store import Store
+from raftstore.testing.tools import eventually
 
 BACKENDS = [pytest.param(name, marks=pytest.mark.backend(name)) for name in backend_names()]
 SEGMENTED = pytest.mark.backend("segmented")
@@ -40,7 +39,6 @@ BATCHES = 50
 BATCH = 100
 PAYLOAD_BYTES = 100
 PROPOSERS = 64
-SYNC_S = 0.003
 ENTRY_BYTES_MAX = 260
 """What an entry with a payload of 100 bytes may take in memory."""
 
@@ -259,8 +257,9 @@ def test_many_asyncio_proposers_share_one_write_while_another_runs(
     tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with new_log(tmp_path, backend=backend) as log:
-        make_writes_slow(log._session.store, monkeypatch)
-        calls, flushes = 10 * PROPOSERS, log.status().flushes
+        calls = 10 * PROPOSERS
+        hold_writes(log, calls, monkeypatch)
+        flushes = log.status().flushes
 
         async def proposer(async_log: AsyncRaftLog) -> None:
             for _ in range(calls // PROPOSERS):
@@ -274,12 +273,14 @@ def test_many_asyncio_proposers_share_one_write_while_another_runs(
         assert log.status().flushes - flushes <= 0.05 * calls
 
 
-def make_writes_slow(store: Store, patch: pytest.MonkeyPatch) -> None:
-    """As on a disk, whatever this directory is on."""
-    write = store.backend.write
+def hold_writes(log: raftstore.RaftLog, calls: int, patch: pytest.MonkeyPatch) -> None:
+    """Each takes until every proposer has an entry under way: a disk that is slower than they are."""
+    backend = log._session.store.backend
+    write = backend.write
 
-    def slow(batch: WriteBatch) -> None:
-        time.sleep(SYNC_S)
+    def held(batch: WriteBatch) -> None:
+        under_way = min(PROPOSERS, calls - log.durable_index)
+        eventually(lambda: log.next_index - 1 - log.durable_index >= under_way, "all have proposed")
         write(batch)
 
-    patch.setattr(store.backend, "write", slow)
+    patch.setattr(backend, "write", held)
