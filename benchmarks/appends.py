@@ -9,6 +9,8 @@ from threading import Barrier, Thread
 from time import perf_counter
 from typing import Final
 
+import msgspec
+
 from benchmarks.bench import TERM, Bench, timed_until, wait_quiet
 from benchmarks.result import Outcome
 from raftstore import RaftLog
@@ -27,7 +29,19 @@ Work = Callable[[RaftLog, float], float]
 """Append for so many seconds; how many entries a second became durable."""
 
 
-def one_caller(batch: int, size: int) -> Callable[[Bench], Outcome]:
+class Workload(msgspec.Struct, frozen=True):
+    """Appends of `batch` entries of `size` bytes that could share one write."""
+
+    batch: int
+    size: int
+    work: Work
+    in_threads: bool = False
+
+    def run(self, bench: Bench) -> Outcome:
+        return beside_limit(bench, self.batch, self.size, self.work, threads=self.in_threads)
+
+
+def one_caller(batch: int, size: int) -> Workload:
     """`batch` entries of `size` bytes a call."""
 
     def work(log: RaftLog, seconds: float) -> float:
@@ -35,30 +49,44 @@ def one_caller(batch: int, size: int) -> Callable[[Bench], Outcome]:
         calls = timed_until(started + seconds, perf_counter, lambda: log.propose(TERM, payloads.take()))
         return calls * batch / (perf_counter() - started)
 
-    return lambda bench: beside_limit(bench, batch, size, work)
+    return Workload(batch, size, work)
 
 
-def asyncio_proposers(count: int) -> Callable[[Bench], Outcome]:
+def asyncio_proposers(count: int) -> Workload:
     """`count` tasks, each awaiting its own entry of 256 bytes, again and again."""
 
     def work(log: RaftLog, seconds: float) -> float:
         return asyncio.run(propose_in_tasks(AsyncRaftLog(log), count, seconds))
 
-    def run(bench: Bench) -> Outcome:
-        done = beside_limit(bench, count, GROUP_ENTRY_BYTES, work)
-        alone_us = 1e6 * count / asyncio.run(_asyncio_alone(count, SLICE_S))
-        return Outcome(done.values, {**done.beside, f"asyncio alone, µs for all {count}": alone_us})
-
-    return run
+    return Workload(count, GROUP_ENTRY_BYTES, work)
 
 
-def thread_proposers(count: int) -> Callable[[Bench], Outcome]:
+def beside_bare_tasks(workload: Workload, bench: Bench) -> Outcome:
+    """As `Workload.run`, and beside it what as many tasks take that only wake and wait."""
+    done, count = workload.run(bench), workload.batch
+    alone_us = 1e6 * count / asyncio.run(_asyncio_alone(count, SLICE_S))
+    return Outcome(done.values, {**done.beside, f"asyncio alone, µs for all {count}": alone_us})
+
+
+def thread_proposers(count: int) -> Workload:
     """`count` threads, each waiting for its own entry of 256 bytes, again and again."""
 
     def work(log: RaftLog, seconds: float) -> float:
         return _propose_in_threads(log, count, seconds)
 
-    return lambda bench: beside_limit(bench, count, GROUP_ENTRY_BYTES, work, threads=True)
+    return Workload(count, GROUP_ENTRY_BYTES, work, in_threads=True)
+
+
+APPENDS: Final = {
+    "append-1x64B": one_caller(1, 64),
+    "append-1x1KiB": one_caller(1, 1024),
+    "append-1x64KiB": one_caller(1, 65536),
+    "append-64x64B": one_caller(64, 64),
+    "append-64x1KiB": one_caller(64, 1024),
+    **{f"asyncio-{count}": asyncio_proposers(count) for count in (1, 8, 64, 512)},
+    **{f"threads-{count}": thread_proposers(count) for count in (1, 8, 64)},
+}
+"""The workloads that are measured beside the limit, by the names of their rows."""
 
 
 def beside_limit(bench: Bench, batch: int, size: int, work: Work, *, threads: bool = False) -> Outcome:

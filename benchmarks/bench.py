@@ -26,8 +26,10 @@ PATIENCE_MS: Final = 60_000
 class Bench:
     """One run on one directory, which it leaves as it found it. Use it as a context manager."""
 
-    def __init__(self, directory: Path, *, quick: bool) -> None:
+    def __init__(self, directory: Path, *, quick: bool, share: int = 1) -> None:
+        """`share`: how many times fewer rounds to take, quick or not."""
         self.quick = quick
+        self._share = max(share, QUICK_SHARE if quick else 1)
         self._home = Path(tempfile.mkdtemp(prefix="raftstore-benchmarks-", dir=directory))
         self.limit, self.limit_kind = open_limit(self._home)
         self.python_limit = PythonLimit(self._home)
@@ -46,7 +48,7 @@ class Bench:
 
     def rounds(self, count: int) -> int:
         """How many rounds to take where a full run takes `count`."""
-        return max(3, count // QUICK_SHARE) if self.quick else count
+        return min(count, max(3, count // self._share))
 
     @property
     def million(self) -> int:

@@ -2,7 +2,7 @@
 
 `cache`: how much the process grows when a store is read into the cache. `cache-traced`: the same, counted
 by tracemalloc. `fill-and-die ENTRIES`: make a store and be killed. `append-alone`, `append-together`: calls
-between two marks on stdout, for strace.
+between two marks on stdout, for strace. `append-for SECONDS ROW`: those of a row, for strace and py-spy.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.appends import propose_in_tasks
+from benchmarks.appends import APPENDS, Workload, propose_in_tasks
 from benchmarks.bench import ENTRY_BYTES, TERM, fill, open_log, wait_quiet
+from raftstore import RaftLog
 from raftstore.aio import AsyncRaftLog
 from raftstore.compare.payloads import Payloads
 
@@ -28,6 +29,9 @@ CACHE_BYTES: Final = 1 << 30
 CALLS: Final = 500
 PROPOSERS: Final = 64
 TOGETHER_S: Final = 1.0
+WARM_S: Final = 0.1
+MEASURED: Final = "measured"
+"""The function whose time a sampling profiler counts."""
 BEGIN: Final = b"begin of the measurement\n"
 END: Final = b"end of the measurement\n"
 
@@ -62,9 +66,9 @@ def cache_traced(path: Path) -> dict[str, float]:
         return {"bytes_per_entry": tracemalloc.get_traced_memory()[0] / len(log)}
 
 
-def fill_and_die(path: Path, entries: int) -> None:
+def fill_and_die(path: Path, entries: str) -> None:
     log = open_log(path)
-    fill(log, entries)
+    fill(log, int(entries))
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -91,20 +95,38 @@ def append_together(path: Path) -> dict[str, int]:
         return {"calls": log.last_index - entries, "flushes": log.status().flushes - flushes}
 
 
+def append_for(path: Path, seconds: str, row: str) -> dict[str, int]:
+    """The workload of a row."""
+    workload = APPENDS[row]
+    with open_log(path) as log:
+        workload.work(log, WARM_S)
+        wait_quiet(log)
+        flushes = log.status().flushes
+        os.write(1, BEGIN)
+        measured(workload, log, float(seconds))
+        os.write(1, END)
+        return {"flushes": log.status().flushes - flushes}
+
+
+def measured(workload: Workload, log: RaftLog, seconds: float) -> None:
+    workload.work(log, seconds)
+
+
 def _resident_bytes() -> int:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def main(what: str, path: str, *numbers: str) -> None:
+def main(what: str, path: str, *arguments: str) -> None:
     children: dict[str, Callable[..., object]] = {
         "cache": cache,
         "cache-traced": cache_traced,
         "fill-and-die": fill_and_die,
         "append-alone": append_alone,
         "append-together": append_together,
+        "append-for": append_for,
     }
-    print(json.dumps(children[what](Path(path), *map(int, numbers))))
+    print(json.dumps(children[what](Path(path), *arguments)))
 
 
 if __name__ == "__main__":

@@ -41,16 +41,17 @@ def syncs_together(bench: Bench) -> Outcome:
     )
 
 
-def traced(bench: Bench, what: str) -> tuple[tuple[Counter[str], Counter[str]], dict[str, int]]:
+def traced(
+    bench: Bench, what: str, *arguments: str, calls: str = f"write,pwrite64,pwritev2,{','.join(SYNCS)}"
+) -> tuple[tuple[Counter[str], Counter[str]], dict[str, int]]:
     """The system calls of a child between its marks, those of its other threads, and what it says."""
     if shutil.which("strace") is None:
         raise UnavailableError("strace is not installed")
     with bench.new_path_removed() as path:
         path.mkdir()
         trace = path / "trace"
-        calls = f"trace=write,pwrite64,pwritev2,{','.join(SYNCS)}"
-        prefix = ["strace", "-f", "-qq", "-e", calls, "-e", "signal=none", "-o", str(trace)]
-        done = run_child(what, str(path / "store"), prefix=prefix)
+        prefix = ["strace", "-f", "-qq", "-e", f"trace={calls}", "-e", "signal=none", "-o", str(trace)]
+        done = run_child(what, str(path / "store"), *arguments, prefix=prefix)
         return between_marks(trace.read_text()), done
 
 

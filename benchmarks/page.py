@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from benchmarks.result import Report, Result, Run
+from benchmarks.profiled import Profile, read_profile, tables
+from benchmarks.result import Report, Result, Run, read_report
 from benchmarks.rows import ROWS, Row
+from benchmarks.slow_disk import reports_beside
 
 FRAME: Final = Path(__file__).with_name("page.md")
 REASONS: Final = Path(__file__).with_name("reasons.toml")
@@ -20,9 +22,14 @@ Measured = Mapping[str, tuple[Result, Run]]
 SIGNS: Final = {"at least": "≥", "at most": "≤"}
 
 
-def write_page(path: Path, report: Report, reasons: Path) -> None:
-    """The whole page, new. Raises `KeyError` if `reasons` names a row that is not there."""
-    path.write_text(make_page(report, read_reasons(reasons)))
+def write_page(path: Path, json: Path, reasons: Path) -> None:
+    """The whole page, new, from the results in `json` and what stands beside them.
+
+    Raises `KeyError` if `reasons` names a row that is not there.
+    """
+    slow = {sync_us: read_report(found) for sync_us, found in reports_beside(json).items()}
+    text = make_page(read_report(json), read_reasons(reasons), slow, read_profile(json))
+    path.write_text(text)
 
 
 def read_reasons(path: Path) -> dict[str, str]:
@@ -34,13 +41,22 @@ def read_reasons(path: Path) -> dict[str, str]:
     return found
 
 
-def make_page(report: Report, reasons: Mapping[str, str]) -> str:
-    measured = {result.name: (result, run) for run in report.runs for result in run.results}
+def make_page(
+    report: Report,
+    reasons: Mapping[str, str],
+    slow: Mapping[int, Report] | None = None,
+    profile: Profile | None = None,
+) -> str:
+    """`slow` are the results on simulated disks, by the microseconds that a sync takes more."""
+    measured = _by_name(report)
+    slow_measured = {sync_us: _by_name(one) for sync_us, one in (slow or {}).items()}
     parts = {
         "{table}": "\n".join(_table(measured)),
         "{missed}": "\n".join(_missed(measured, reasons)),
+        "{slow}": "\n".join(_slow_disks(measured, slow_measured)),
+        "{profile}": "\n".join(_profile(profile)),
         "{details}": "\n".join(_details(measured)),
-        "{machines}": "\n".join(_machines(report)),
+        "{machines}": "\n".join(_machines(report, slow or {}, profile)),
     }
     text = FRAME.read_text()
     for mark, part in parts.items():
@@ -66,6 +82,34 @@ def _line(row: Row, found: tuple[Result, Run] | None) -> str:
     quick = " (quick)" if run.quick else ""
     measured = _number(result.median)
     return f"| {row.title} | `{row.name}` | {target} | {measured} | {spread} | {verdict}{quick} |"
+
+
+def _by_name(report: Report) -> Measured:
+    return {result.name: (result, run) for run in report.runs for result in run.results}
+
+
+def _slow_disks(measured: Measured, slow: Mapping[int, Measured]) -> list[str]:
+    """The ratios on this disk and on those that are simulated, one column each."""
+    if not slow:
+        return ["Not measured yet."]
+    titles = ["this disk", *(f"{sync_us / 1000:g} ms more a sync (simulated)" for sync_us in slow)]
+    lines = [f"| what | target | {' | '.join(titles)} |", "|---|---:|" + "---:|" * len(titles)]
+    for row in ROWS:
+        columns = [found.get(row.name) for found in (measured, *slow.values())]
+        if any(found is not None for found in columns[1:]):
+            ratios = [_verdict(None if found is None else found[0]) for found in columns]
+            lines.append(f"| {row.title} | ≥ {row.target.bound:g} | {' | '.join(ratios)} |")
+    return lines
+
+
+def _verdict(result: Result | None) -> str:
+    if result is None or not result.values:
+        return ""
+    return f"{_number(result.median)} {'met' if result.is_met else '**missed**'}"
+
+
+def _profile(profile: Profile | None) -> list[str]:
+    return ["Not measured yet."] if profile is None else tables(profile)
 
 
 def _missed(measured: Measured, reasons: Mapping[str, str]) -> list[str]:
@@ -104,12 +148,16 @@ def _details(measured: Measured) -> list[str]:
     return lines
 
 
-def _machines(report: Report) -> list[str]:
-    return [f"- {run.when}{', a quick run' if run.quick else ''}: {_described(run)}." for run in report.runs]
+def _machines(report: Report, slow: Mapping[int, Report], profile: Profile | None) -> list[str]:
+    lines = [_machine(run, ", a quick run" if run.quick else "") for run in report.runs]
+    for sync_us, one in slow.items():
+        lines += [_machine(run, f", simulated, {sync_us} µs more a sync") for run in one.runs]
+    return lines if profile is None else [*lines, _machine(profile, ", the profile")]
 
 
-def _described(run: Run) -> str:
-    return "; ".join(f"{name}: {value}" for name, value in run.machine.items())
+def _machine(run: Run | Profile, kind: str) -> str:
+    found = "; ".join(f"{name}: {value}" for name, value in run.machine.items())
+    return f"- {run.when}{kind}: {found}."
 
 
 def _shown(value: float | str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -42,10 +43,10 @@ def at_most(bound: float, unit: str = "") -> Target:
     return Target("at most", bound, unit)
 
 
-def _append(batch: int, size: int, short: str, bound: float) -> Row:
+def _append(batch: int, short: str, bound: float) -> Row:
     title = f"one caller, {batch} × {_spaced(short)} a call"
-    run = appends.one_caller(batch, size)
-    return Row(f"append-{batch}x{short}", title, at_least(bound), ONE_CALLER + LIMIT, run)
+    name = f"append-{batch}x{short}"
+    return Row(name, title, at_least(bound), ONE_CALLER + LIMIT, appends.APPENDS[name].run)
 
 
 def _spaced(short: str) -> str:
@@ -55,13 +56,15 @@ def _spaced(short: str) -> str:
 def _asyncio(count: int, bound: float) -> Row:
     how = ASYNCIO + GROUP.format(count)
     title = f"asyncio proposers: {count}, each with its own 256 B"
-    return Row(f"asyncio-{count}", title, at_least(bound), how, appends.asyncio_proposers(count))
+    run = partial(appends.beside_bare_tasks, appends.APPENDS[f"asyncio-{count}"])
+    return Row(f"asyncio-{count}", title, at_least(bound), how, run)
 
 
 def _threads(count: int, bound: float) -> Row:
     how = THREADS + GROUP.format(count)
     title = f"threads: {count}, each with its own 256 B"
-    return Row(f"threads-{count}", title, at_least(bound), how, appends.thread_proposers(count))
+    name = f"threads-{count}"
+    return Row(name, title, at_least(bound), how, appends.APPENDS[name].run)
 
 
 def _engine(engine: str, batch: int, run: Callable[[Bench], Outcome]) -> Row:
@@ -77,11 +80,11 @@ def _pysyncobj(short: str, size: int) -> Row:
 
 
 ROWS: Final = (
-    _append(1, 64, "64B", 0.95),
-    _append(1, 1024, "1KiB", 0.93),
-    _append(1, 65536, "64KiB", 0.85),
-    _append(64, 64, "64B", 0.80),
-    _append(64, 1024, "1KiB", 0.85),
+    _append(1, "64B", 0.95),
+    _append(1, "1KiB", 0.93),
+    _append(1, "64KiB", 0.85),
+    _append(64, "64B", 0.80),
+    _append(64, "1KiB", 0.85),
     _asyncio(1, 0.75),
     _asyncio(8, 0.50),
     _asyncio(64, 0.40),

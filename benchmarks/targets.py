@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from benchmarks import slow_disk
+from benchmarks.appends import APPENDS
 from benchmarks.bench import Bench
 from benchmarks.machine import describe
 from benchmarks.native import UnavailableError
@@ -28,7 +30,7 @@ DEFAULT_JSON: Final = Path(__file__).with_name("results.json")
 
 def command(*arguments: str) -> None:
     """Run as a program, ended by SIGTERM as by an interrupt: everything that was made is removed."""
-    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGTERM, end)
     sys.exit(main([*arguments, *sys.argv[1:]]))
 
 
@@ -39,23 +41,29 @@ def main(arguments: Sequence[str]) -> int:
         for row in ROWS:
             print(f"{row.name:16} {row.title}{'  (only with --only)' if row.is_apart else ''}")
         return 0
-    status, report = 0, read_report(options.json)
-    if not options.page_only:
-        rows = _chosen(options.only)
-        with _directory(options.path) as directory:
-            run = measure(rows, directory, quick=options.quick)
-        report = report.with_run(run)
-        write_report(options.json, report)
-        status = int(any(result.failed for result in run.results))
+    if options.sync_us and not slow_disk.is_simulated(options.sync_us):
+        return slow_disk.run_again(options.sync_us, arguments)
+    status = 0 if options.page_only else _measure_and_keep(options)
     if options.report is not None:
-        write_page(options.report, report, REASONS)
+        write_page(options.report, options.json, REASONS)
     return status
 
 
-def measure(rows: Sequence[Row], directory: Path, *, quick: bool) -> Run:
-    """Every row, one after the other, told on stderr as they come."""
+def _measure_and_keep(options: argparse.Namespace) -> int:
+    rows, json, share = _chosen(options.only), options.json, 1
+    if options.sync_us:
+        rows = [row for row in rows if row.name in APPENDS]
+        json, share = slow_disk.report_path(json, options.sync_us), slow_disk.SHARE
+    with directory_on(options.path) as directory:
+        run = measure(rows, directory, quick=options.quick, share=share)
+    write_report(json, read_report(json).with_run(run))
+    return int(any(result.failed for result in run.results))
+
+
+def measure(rows: Sequence[Row], directory: Path, *, quick: bool, share: int = 1) -> Run:
+    """Every row, one after the other, told on stderr as they come; `share` times fewer rounds."""
     results: list[Result] = []
-    with Bench(directory, quick=quick) as bench:
+    with Bench(directory, quick=quick, share=share) as bench:
         machine = describe(directory, bench)
         for row in rows:
             results.append(_measure(row, bench))
@@ -101,12 +109,14 @@ def _chosen(names: Sequence[str]) -> list[Row]:
     return [row for row in ROWS if (row.name in names if names else not row.is_apart)]
 
 
-def _end(number: int, _frame: object) -> None:
+def end(number: int, _frame: object) -> None:
+    """For SIGTERM: leave as after an interrupt, so that everything that was made is removed."""
     raise SystemExit(128 + number)
 
 
 @contextmanager
-def _directory(path: Path | None) -> Iterator[Path]:
+def directory_on(path: Path | None) -> Iterator[Path]:
+    """`path`, or a temporary directory."""
     if path is not None:
         yield path
         return
@@ -120,6 +130,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="name the rows and end")
     parser.add_argument(
         "--quick", action="store_true", help="a tenth of the rounds and entries: to try it out"
+    )
+    parser.add_argument(
+        "--sync-us",
+        type=int,
+        default=0,
+        metavar="N",
+        help="simulate a disk whose syncs take N microseconds more, for the limit and for raftstore; only "
+        "the rows of appends, asyncio and threads, kept in a file of their own beside --json",
     )
     parser.add_argument(
         "--path", type=Path, help="a directory on the disk to be measured; a temporary one without"

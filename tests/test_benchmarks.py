@@ -150,6 +150,92 @@ def test_the_page_is_what_the_command_writes_from_the_results(tmp_path: Path) ->
     assert (tmp_path / "page.md").read_text() == (ROOT / "docs/PERFORMANCE.md").read_text()
 
 
+@NEEDS_CC
+@NEEDS_STRACE
+def test_on_a_simulated_disk_each_sync_of_any_program_takes_the_delay_once(tmp_path: Path) -> None:
+    slow_disk = module("slow_disk")
+    environment = slow_disk.environment(slow_disk.compile_shim(tmp_path), 123)
+    trace = tmp_path / "trace"
+    program = "import os; fd = os.open('f', os.O_CREAT | os.O_RDWR); os.fdatasync(fd); os.fsync(fd)"
+    command = ["strace", "-qq", "-e", "trace=fdatasync,fsync,clock_nanosleep", "-o", str(trace)]
+    subprocess.run([*command, sys.executable, "-c", program], check=True, env=environment, cwd=tmp_path)
+    lines = trace.read_text().splitlines()
+    calls = [line.split("(")[0] for line in lines]
+    assert calls == ["fdatasync", "clock_nanosleep", "fsync", "clock_nanosleep"]
+    assert all("tv_nsec=123000" in line for line in lines[1::2])
+
+
+@NEEDS_CC
+@pytest.mark.backend("segmented")
+def test_a_run_on_a_simulated_disk_keeps_its_results_apart_and_only_those_of_appends(tmp_path: Path) -> None:
+    home, kept = tmp_path / "disk", tmp_path / "r.json"
+    home.mkdir()
+    arguments = ["--quick", "--sync-us", "10", "--only", "append-1x64B", "memfirst-100"]
+    assert module("targets").main([*arguments, "--path", str(home), "--json", str(kept)]) == 0
+    found = json.loads((tmp_path / "r-10us.json").read_text())["runs"]
+    assert [row["name"] for run in found for row in run["results"]] == ["append-1x64B"]
+    assert not kept.exists()
+    assert module("slow_disk").reports_beside(kept) == {10: tmp_path / "r-10us.json"}
+    assert not list(home.iterdir())
+
+
+def test_the_page_shows_what_was_measured_on_simulated_disks_beside_this_one() -> None:
+    page, row = module("page"), module("rows").ROWS[0]
+    here = report(("monday", [result(row.name, 0.5, bound=0.95)]))
+    slow = report(("tuesday", [result(row.name, 0.97, bound=0.95)]))
+    text = page.make_page(here, {}, {1000: slow})
+    assert "1 ms more a sync (simulated)" in text
+    assert f"| {row.title} | ≥ 0.95 | 0.500 **missed** | 0.970 met |" in text
+
+
+@pytest.mark.parametrize(
+    ("file", "layer"),
+    [
+        ("/x/raftstore/aio.py", "ASYNC"),
+        ("/x/raftstore/operations.py", "CHECKS"),
+        ("/x/raftstore/pipeline.py", "PIPELINE"),
+        ("/x/backends/raftstore_segmented/frame.py", "SEGMENTED"),
+        ("/usr/lib/python3.11/asyncio/events.py", "LIBRARY"),
+        ("/x/benchmarks/appends.py", "PROPOSER"),
+        ("/x/raftstore/compare/payloads.py", "PROPOSER"),
+    ],
+)
+def test_a_file_belongs_to_its_layer(file: str, layer: str) -> None:
+    layers = module("layers")
+    assert layers.layer_of(file) == getattr(layers, layer)
+
+
+def test_samples_count_by_their_innermost_frame_and_only_those_of_what_is_measured() -> None:
+    layers = module("layers")
+    samples = [
+        "_run_module_as_main (x.py:1);measured (child.py:3);propose (/r/raftstore/aio.py:9) 5",
+        "_run_module_as_main (x.py:1);open (/r/raftstore/log.py:9) 7",
+        "Thread._bootstrap (t.py:1);Pipeline.lead (/r/raftstore/pipeline.py:1);f (/r/raftstore/view.py:2) 2",
+        "Thread._bootstrap (t.py:1);Flusher._sleep (/r/raftstore/flusher.py:90) 11",
+    ]
+    assert layers.samples_by_layer(samples) == {layers.ASYNC: 5, layers.PIPELINE: 2}
+
+
+def test_every_module_that_is_compiled_is_there(tmp_path: Path) -> None:
+    compiled = module("compiled")
+    code = compiled.copy_code(tmp_path)
+    assert [name for name in compiled.HOT if not (code / name).is_file()] == []
+    assert not any(compiled.is_compiled(code, name) for name in compiled.HOT)
+
+
+def test_a_profile_says_what_is_left_beside_the_disk_and_the_interpreter(tmp_path: Path) -> None:
+    profiled, results = module("profiled"), module("result")
+    target = results.Target("at least", 0.9)
+    row = profiled.Profiled("append-1x64B", target, {"checks": 3.0}, {"pwrite64": 1.0}, 40, 50, 44, 0.8, 0.91)
+    profiled.write_profile(tmp_path / "r.json", profiled.Profile("monday", {}, [row]))
+    found = profiled.read_profile(tmp_path / "r.json")
+    assert found.rows[0].rest_us == 7.0
+    text = "\n".join(profiled.tables(found))
+    assert "| `append-1x64B` | 50.0 | 40.0 | 3.0 | 7.0 |" in text
+    assert "| `append-1x64B` | ≥ 0.9 | 0.800 | 0.910 | 44.0 | yes |" in text
+    assert "pwrite64 1.0" in text
+
+
 @pytest.mark.backend("segmented")
 def test_a_quick_run_measures_says_on_what_and_leaves_nothing_behind(tmp_path: Path) -> None:
     home, kept = tmp_path / "disk", tmp_path / "r.json"
