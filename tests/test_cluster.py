@@ -81,6 +81,9 @@ class OneNode:
             values.append(value)
             return Answer(0, "unknown" if len(values) % 4 == 0 else "ok")
 
+    def forget(self) -> None:
+        self._values.clear()
+
 
 def recorded(node: OneNode) -> Clients:
     clients = Clients([cast("NodeProcess", node)], 4, seed=1)
@@ -102,6 +105,14 @@ def test_clients_of_a_sound_store_record_a_linearizable_history() -> None:
 
 def test_clients_of_a_store_with_stale_reads_record_a_violation() -> None:
     assert check(recorded(OneNode(stale_every=10)).recorder.history().operations).violations
+
+
+def test_clients_of_a_store_that_forgets_everything_record_a_violation() -> None:
+    node = OneNode()
+    clients = recorded(node)
+    node.forget()
+    clients.read_all()
+    assert check(clients.recorder.history().operations).violations
 
 
 def test_a_register_that_no_node_can_read_in_the_end_is_told() -> None:
