@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -11,14 +12,21 @@ from typing import Final
 from benchmarks.bench import TERM, Bench, open_log, timed_until
 from benchmarks.native import Native, compile_program
 from benchmarks.result import Outcome
-from raftstore import RaftLog
+from raftstore.backend import DiskBackend
+from raftstore.batch import WriteBatch
 from raftstore.compare.payloads import Payloads
+from raftstore.entry import Entry
+from raftstore.registry import backend_class
 
 SIZE: Final = 1024
 SLICE_S: Final = 0.2
 ROUNDS: Final = 30
 WRITE_BUFFER_BYTES: Final = 8 << 20
 """The backend's default."""
+
+BINDING: Final = "the binding in a loop in Python"
+BACKEND: Final = "our backend without the log"
+OURS: Final = "ours"
 
 
 def lmdb(batch: int) -> Callable[[Bench], Outcome]:
@@ -30,29 +38,54 @@ def rocksdb(batch: int) -> Callable[[Bench], Outcome]:
 
 
 def _beside(bench: Bench, engine: str, batch: int) -> Outcome:
-    """The ratio of our rate to the engine's in each round."""
-    ours: list[float] = []
+    """The ratio of our rate to the engine's in each round; what lies between takes its turn in each too."""
     native: list[float] = []
+    rates: dict[str, list[float]] = {BINDING: [], BACKEND: [], OURS: []}
     with bench.new_path_removed() as path, _start(bench, engine, path) as program:
-        with open_log(path / "ours", backend=engine) as log:
-            _work(log, batch, SLICE_S)
+        with (
+            closing(_bare(engine, path / "bare")) as bare,
+            closing(_Backend(engine, path / "backend")) as backend,
+            open_log(path / "ours", backend=engine) as log,
+        ):
+            writes: dict[str, Callable[[list[bytes]], object]] = {
+                BINDING: bare.write,
+                BACKEND: backend.write,
+                OURS: lambda payloads: log.propose(TERM, payloads),
+            }
+            for write in writes.values():
+                _work(write, batch, SLICE_S)
             program.batch(batch, SIZE, SLICE_S)
             for _ in range(bench.rounds(ROUNDS)):
                 before = program.batch(batch, SIZE, SLICE_S / 2)
-                ours.append(_work(log, batch, SLICE_S))
+                for name, write in writes.items():
+                    rates[name].append(_work(write, batch, SLICE_S))
                 native.append((before + program.batch(batch, SIZE, SLICE_S / 2)) / 2)
-        bare_us = _bare_us(engine, path / "bare", batch)
         versions = {
             "version driven from C": program.version,
             "version in ours": _version(engine, path / "ours"),
         }
-    calls_us = {
-        "C, µs a write": 1e6 * batch / median(native),
-        "the binding in a loop in Python": bare_us,
-        "ours": 1e6 * batch / median(ours),
-        "added, µs": 1e6 * batch * (1 / median(ours) - 1 / median(native)),
-    }
-    return Outcome([our / c for our, c in zip(ours, native, strict=True)], {**calls_us, **versions})
+    calls_us = {"C, µs a write": 1e6 * batch / median(native)}
+    calls_us |= {name: 1e6 * batch / median(found) for name, found in rates.items()}
+    calls_us["added, µs"] = calls_us[OURS] - calls_us["C, µs a write"]
+    return Outcome([our / c for our, c in zip(rates[OURS], native, strict=True)], {**calls_us, **versions})
+
+
+class _Backend:
+    """Our backend, without the log above it."""
+
+    def __init__(self, engine: str, path: Path) -> None:
+        path.mkdir(mode=0o700)
+        self._backend: DiskBackend = backend_class(engine)(path)  # type: ignore[call-arg]
+        self._number, self._next = 1, 1
+
+    def write(self, payloads: list[bytes]) -> None:
+        entries = [Entry(TERM, self._next + i, payload) for i, payload in enumerate(payloads)]
+        self._backend.write(WriteBatch(self._number, entries=entries))
+        self._number += 1
+        self._next += len(entries)
+
+    def close(self) -> None:
+        self._backend.close()
 
 
 class _BareLmdb:
@@ -86,6 +119,8 @@ class _BareRocksdb:
         options.create_if_missing(True)
         options.set_recycle_log_file_num(1)
         options.set_compression_type(binding.DBCompressionType.none())
+        options.set_write_buffer_size(WRITE_BUFFER_BYTES)
+        options.set_max_write_buffer_number(3)
         self._binding = binding
         self._db = binding.Rdict(str(path), options)
         self._next = 1
@@ -102,23 +137,14 @@ class _BareRocksdb:
         self._db.close()
 
 
-def _bare_us(engine: str, path: Path, batch: int) -> float:
-    """Microseconds of a durable write through the Python binding, without raftstore."""
-    bare = _BareLmdb(path) if engine == "lmdb" else _BareRocksdb(path)
-    try:
-        payloads = Payloads(SIZE, batch)
-        for seconds in (SLICE_S, 5 * SLICE_S):  # The first is to warm up.
-            started = perf_counter()
-            calls = timed_until(started + seconds, perf_counter, lambda: bare.write(payloads.take()))
-            took = perf_counter() - started
-        return 1e6 * took / calls
-    finally:
-        bare.close()
+def _bare(engine: str, path: Path) -> _BareLmdb | _BareRocksdb:
+    return _BareLmdb(path) if engine == "lmdb" else _BareRocksdb(path)
 
 
-def _work(log: RaftLog, batch: int, seconds: float) -> float:
+def _work(write: Callable[[list[bytes]], object], batch: int, seconds: float) -> float:
+    """Entries a second."""
     payloads, started = Payloads(SIZE, batch), perf_counter()
-    calls = timed_until(started + seconds, perf_counter, lambda: log.propose(TERM, payloads.take()))
+    calls = timed_until(started + seconds, perf_counter, lambda: write(payloads.take()))
     return calls * batch / (perf_counter() - started)
 
 
