@@ -289,6 +289,20 @@ def test_a_ledger_has_every_event_of_a_workload(disk: Path, threads: int) -> Non
     assert {Kind.OPENED, Kind.RETURNED, Kind.CLOSED} <= {event.kind for event in told}
 
 
+def test_an_acknowledgement_after_a_failure_is_a_loss_though_everything_is_there(
+    here: Callable[..., Ended], disk: Path
+) -> None:
+    stores, plan = disk / DIRECTORY, Plan(backend="segmented", seed=3, steps=5)
+    stores.mkdir()
+    with Ledger(str(disk / "ledger")) as ledger:
+        ledger.announce("store-000000", plan)
+        drive(plan, stores / "store-000000", ledger)
+        ledger.tell(Kind.LIED, 3)
+    ended = here(disk, "--check", "--ledger", str(disk / "ledger"))
+    assert ended.status == 1, ended.out + ended.err
+    assert "LOST a write was acknowledged after a failure" in ended.out
+
+
 def test_lines_of_several_threads_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Slow:
         """A connection whose buffer is full: it takes a few bytes at a time."""
