@@ -163,6 +163,31 @@ def test_what_a_transaction_may_need_is_never_less_than_what_it_takes(
         assert environment.info()["last_pgno"] < (store.backend._file.stat().st_size // page)
 
 
+def test_small_appends_ask_lmdb_what_it_uses_only_when_they_could_have_used_up_what_is_allocated(
+    store: CheckedStore[LmdbBackend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.append(1)
+    room, looks, extensions = store.backend._room, list[int](), list[int]()
+    used, extend = room._used, _datafile.extend
+
+    def looking() -> int:
+        looks.append(used())
+        return looks[-1]
+
+    def extending(file: Path, start: int, stop: int) -> bool:
+        extensions.append(stop)
+        return extend(file, start, stop)
+
+    monkeypatch.setattr(room, "_used", looking)
+    monkeypatch.setattr(_room, "extend", extending)
+    for _ in range(30):
+        store.append(1, size=100)
+    assert 0 < len(looks) <= 20
+    assert len(extensions) <= 2
+    assert used() <= room._used_max
+    store.check()
+
+
 def test_a_half_done_extension_is_undone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some file systems leave what they could allocate, and the next attempt began behind its own end."""
     file = path / "file"
