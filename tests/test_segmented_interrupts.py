@@ -245,6 +245,7 @@ def interrupted_once(place: Callable[[Opened], None], batch: WriteBatch, step: i
         store.go_on()
         assert found(store.backend) == store.model, where
         assert place is on_a_full_disk or is_prepared_for_more(store.backend), where
+        assert store.backend._space.has_reserve == ("reserve" in store.disk.image()), where
         killed = SimulatedDisk.holding(store.disk.image())
         store.backend.close()
         assert store.disk.open_count == 0, where

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from raftstore_segmented import SegmentedBackend, removal, retired, space, zeroing
 from raftstore_segmented.testing import SimulatedDisk
+from raftstore_segmented.worker import Worker
 
 from raftstore.batch import WriteBatch
 from raftstore.entry import Entry, LogId
@@ -127,3 +128,26 @@ def test_a_store_that_is_closed_does_not_finish_the_next_segment_first(
         backend.write(WriteBatch(1, entries=[Entry(1, 1, b"x" * (FIRST_BYTES * 3 // 4))]))
         backend._worker.wait_idle()
     assert len(steps) == 1
+
+
+def test_what_an_interrupt_kept_from_the_background_thread_is_asked_for_by_the_repeated_write(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The step was taken for asked, and the next segment stood still until a write had to wait for it."""
+    with opened(SimulatedDisk(), FIRST_BYTES) as backend:
+        submit, interrupted = Worker.submit, list[int]()
+
+        def interrupted_once(self: Worker, job: Callable[[], None]) -> None:
+            if not interrupted:
+                interrupted.append(1)
+                raise KeyboardInterrupt
+            submit(self, job)
+
+        monkeypatch.setattr(Worker, "submit", interrupted_once)
+        batch = WriteBatch(1, entries=[Entry(1, 1, b"x" * (FIRST_BYTES // 4))])
+        with pytest.raises(KeyboardInterrupt):
+            backend.write(batch)
+        backend.write(batch)
+        backend._worker.wait_idle()
+        ahead, current = backend._space, backend._catalog.current
+        assert ahead.is_ready() or current.end < ahead.due_at < space.NEVER
