@@ -10,8 +10,12 @@ import pytest
 
 from raftstore.testing.crash.oracle import Verdict
 from raftstore.testing.crash.page import Sum, _without_directories, main, page
+from raftstore.testing.crash.provenance import provenance
 from raftstore.testing.crash.report import load, outcome_of, report, save
 from raftstore.testing.crash.tally import Planted, Tally
+from raftstore.testing.fuzz.report import Report as FuzzReport
+from raftstore.testing.fuzz.report import Result as FuzzResult
+from raftstore.testing.fuzz.report import save as save_fuzz
 from raftstore.testing.rot.judge import Outcome as RotOutcome
 from raftstore.testing.rot.run import Result
 
@@ -97,6 +101,18 @@ def test_a_silent_loss_by_rot_fails_the_command(tmp_path: Path) -> None:
     whole.take_rot(file)
     assert whole.has_failed
     assert "| lost | 1 |" in page(whole)
+
+
+def test_runs_of_the_fuzzers_add_up_by_target_and_what_they_found_fails_the_command(tmp_path: Path) -> None:
+    whole = added_up(saved(tmp_path / "a.json", tally_of(1)))
+    for count, found in ((1000, None), (500, "a decoder hung")):
+        result = FuzzResult("lock", inputs=count, seconds=9.0, cpu_seconds=2.0, guided=True, found=found)
+        save_fuzz(tmp_path / "fuzz.json", FuzzReport(7, 9.0, provenance(), [result]))
+        assert not whole.has_failed
+        whole.take_fuzz(tmp_path / "fuzz.json")
+    assert whole.has_failed
+    assert "| lock | 1,500 | 4 | 1 |" in page(whole)
+    assert "a decoder hung" in page(whole)
 
 
 def test_the_page_names_no_directory_of_the_machine() -> None:

@@ -1,4 +1,4 @@
-"""Refusals that are known, and that no backend of ours can mend: counted apart, with their reason.
+"""Refusals that are known, and that our backends mend only in part: counted apart, with their reason.
 
 Only openings that raise can stand here. A lost or a mixed state is never explained away.
 """
@@ -29,18 +29,16 @@ EXPLANATIONS: Final = (
         "rocksdb",
         ("posix",),
         re.compile(r"No such file or directory: While open a file for random read: .*\.sst: No such file"),
-        "At an opening RocksDB writes what its log held to a sorted file, names that in a new manifest, lets "
-        "CURRENT name the manifest, and then syncs the directory once. A file system that keeps a later "
-        "change of a directory without an earlier one may keep the manifest and lose the name of the sorted "
-        "file. Journaling file systems (ext4, xfs) keep the order. The log and the older manifest are there.",
+        "The name of a sorted file that an opening made is lost, and what names it is not: that is "
+        "mended where the older manifest and the logs prove that nothing is lost by it; "
+        "refused where they do not.",
     ),
     Explanation(
         "rocksdb",
         ("posix", "ext4"),
         re.compile(r"Corruption: checksum mismatch.*MANIFEST-\d+ may be corrupted"),
-        "RocksDB appends what it did to its manifest, and then syncs that. A disk that keeps some sectors of "
-        "this un-synced write and not others leaves a torn record at the end, which RocksDB takes for damage "
-        "instead of an unfinished write. Nothing was acknowledged on account of it: the log is there.",
+        "The last, un-synced record of RocksDB's manifest is torn. It is cut off where the logs prove that "
+        "nothing is lost by it; where they do not, the store is refused.",
     ),
 )
 

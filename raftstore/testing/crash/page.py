@@ -1,6 +1,6 @@
-"""Adds up reports of the crash tests and of bit rot, and writes the page about reliability.
+"""Adds up reports of the crash tests, of bit rot and of the fuzzers, and writes the page about reliability.
 
-    python -m raftstore.testing.crash.page REPORT.json… --rot ROT.json… --output docs/RELIABILITY.md
+    python -m raftstore.testing.crash.page REPORT.json… --rot ROT.json… --fuzz FUZZ.json… --output PAGE.md
 
 What is not a number stands in `reliability.md` beside this file. Exit status 1 if a report tells of a promise
 that was broken, or of a planted bug that was not caught: then that stands on the page, too.
@@ -23,6 +23,9 @@ from raftstore.testing.crash.oracle import Verdict
 from raftstore.testing.crash.report import Report, load
 from raftstore.testing.crash.tables import bullets, number, table
 from raftstore.testing.crash.tally import Tally
+from raftstore.testing.fuzz.report import Report as FuzzReport
+from raftstore.testing.fuzz.report import Result as FuzzResult
+from raftstore.testing.fuzz.report import load as load_fuzz
 from raftstore.testing.rot.judge import Outcome as RotOutcome
 from raftstore.testing.rot.run import Result
 
@@ -36,6 +39,7 @@ class Sum:
     def __init__(self) -> None:
         self.reports: list[Report] = []
         self.rot: list[Result] = []
+        self.fuzz: list[FuzzReport] = []
         self.tallies: dict[str, Tally] = {}
 
     def take(self, path: Path) -> None:
@@ -51,6 +55,10 @@ class Sum:
         """Add a report of bit rot."""
         self.rot.append(msgspec.json.decode(path.read_bytes(), type=Result))
 
+    def take_fuzz(self, path: Path) -> None:
+        """Add a report of the fuzzers."""
+        self.fuzz.append(load_fuzz(path))
+
     @property
     def backends(self) -> list[str]:
         """In the order in which reports named them first."""
@@ -59,7 +67,8 @@ class Sum:
     @property
     def has_failed(self) -> bool:
         broken = any(tally.has_failed for tally in self.tallies.values())
-        return broken or any(result.bad for result in self.rot)
+        found = any(report.has_failed for report in self.fuzz)
+        return broken or found or any(result.bad for result in self.rot)
 
 
 def main() -> int:
@@ -67,6 +76,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m raftstore.testing.crash.page", description=__doc__)
     parser.add_argument("reports", nargs="+", type=Path, help="written by `--report` of the crash tests")
     parser.add_argument("--rot", nargs="*", type=Path, default=[], help="what `--json` of bit rot printed")
+    parser.add_argument("--fuzz", nargs="*", type=Path, default=[], help="written by `--json` of the fuzzers")
     parser.add_argument("--output", type=Path, help="where to write the page; default: print it")
     given = parser.parse_args()
     whole = Sum()
@@ -74,6 +84,8 @@ def main() -> int:
         whole.take(path)
     for path in given.rot:
         whole.take_rot(path)
+    for path in given.fuzz:
+        whole.take_fuzz(path)
     if given.output is None:
         print(page(whole), end="")
     else:
@@ -90,6 +102,7 @@ def page(whole: Sum) -> str:
         done=_done(whole),
         faults=_faults(whole),
         rot=_rot(whole),
+        fuzz=_fuzz(whole),
         plants=_plants(whole),
         methods=_methods(),
         refused=_refused(whole),
@@ -182,6 +195,26 @@ def _rot(whole: Sum) -> str:
     return table(["what a damaged store did", *whole.backends], rows)
 
 
+def _fuzz(whole: Sum) -> str:
+    """All runs added up, by target."""
+    by_target: dict[str, list[FuzzResult]] = {}
+    for report in whole.fuzz:
+        for result in report.results:
+            by_target.setdefault(result.target, []).append(result)
+    if not by_target:
+        return "No run of the fuzzers is among the runs here."
+    rows = [
+        [
+            target,
+            number(sum(result.inputs for result in results)),
+            number(round(sum(result.cpu_seconds for result in results))),
+            number(sum(result.found is not None for result in results)),
+        ]
+        for target, results in by_target.items()
+    ]
+    return table(["target", "inputs", "processor seconds", "found"], rows)
+
+
 def _plants(whole: Sum) -> str:
     pairs = sorted({(p.name, p.method) for tally in _all(whole) for p in tally.planted})
     rows = [[name, method, *[_found(tally, name, method) for tally in _all(whole)]] for name, method in pairs]
@@ -226,7 +259,8 @@ def _runs(whole: Sum) -> str:
         [f"`{_rot_command(result)}`", result.backend, result.made_with.commit or "", f"{result.seconds:.0f}"]
         for result in whole.rot
     ]
-    made = sorted({r.made_with.text for r in whole.reports} | {r.made_with.text for r in whole.rot})
+    runs = [*whole.reports, *whole.rot, *whole.fuzz]
+    made = sorted({run.made_with.text for run in runs})
     return f"{table(['command', 'backend', 'commit', 'seconds'], rows)}\n\n{bullets(made)}"
 
 
@@ -251,6 +285,12 @@ def _failures(whole: Sum) -> str:
         for result in whole.rot
         for failure in result.failures
     ]
+    found += [
+        f"fuzzing: {result.target}: {result.found}"
+        for report in whole.fuzz
+        for result in report.results
+        if result.found is not None
+    ]
     return bullets(found) if found else "Nothing."
 
 
@@ -262,6 +302,12 @@ def _notes(whole: Sum) -> str:
         for backend in whole.backends
     }
     found = [f"{backend}: {note}" for backend, notes in left_out.items() for note in sorted(notes)]
+    found += [
+        f"fuzzing: {result.target}: {result.found}"
+        for report in whole.fuzz
+        for result in report.results
+        if result.found is not None
+    ]
     return bullets(found) if found else "Nothing."
 
 
