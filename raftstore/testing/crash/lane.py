@@ -74,14 +74,14 @@ class Lane:
         """Run the method on a planted bug until it finds something wrong, on a tally of its own."""
         with self._planting() as own:
             explorer = Explorer(self._bench.lab, self._bench.checker, own)
-            for number in range(method.tries):
-                method.run(self._round(number, plant, explorer))
-                if own.failures:
-                    break
+            rounds = 0
+            while rounds < method.tries and not own.failures:
+                method.run(self._round(rounds, plant, explorer))
+                rounds += 1
         found = own.failures[0] if own.failures else None
         words = found.words[:300] if found is not None else ""
         verdict = found.verdict if found is not None else None
-        self._bench.tally.planted.append(Planted(method.name, plant.name, verdict, words, number + 1))
+        self._bench.tally.planted.append(Planted(method.name, plant.name, verdict, words, rounds))
 
     def _round(self, number: int, plant: Plant | None = None, explorer: Explorer | None = None) -> Round:
         settings = self._settings
