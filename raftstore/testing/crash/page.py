@@ -259,8 +259,9 @@ def _runs(whole: Sum) -> str:
         [f"`{_rot_command(result)}`", result.backend, result.made_with.commit or "", f"{result.seconds:.0f}"]
         for result in whole.rot
     ]
-    runs = [*whole.reports, *whole.rot, *whole.fuzz]
-    made = sorted({run.made_with.text for run in runs})
+    made_with = [run.made_with for run in whole.reports] + [run.made_with for run in whole.rot]
+    made_with += [run.made_with for run in whole.fuzz]
+    made = sorted({one.text for one in made_with})
     return f"{table(['command', 'backend', 'commit', 'seconds'], rows)}\n\n{bullets(made)}"
 
 
