@@ -13,6 +13,7 @@ from random import Random
 
 import pytest
 from raftstore_segmented import SegmentedBackend
+from raftstore_segmented.catalog import OPEN_MAX
 from raftstore_segmented.frame import encode_data
 from raftstore_segmented.space import RESERVE
 from raftstore_segmented.testing import SimulatedDisk
@@ -371,6 +372,15 @@ def test_a_new_small_store_is_small_and_segments_grow_with_it(tmp_path: Path) ->
     with real(tmp_path, 64 << 20) as backend:
         fill(backend, 3)
         assert backend.stats().bytes_on_disk <= 6 << 20
+
+
+def test_a_log_that_is_only_written_keeps_a_bounded_number_of_segments_open() -> None:
+    disk = SimulatedDisk()
+    with simulated(disk) as backend:
+        written = fill(backend, 2 * OPEN_MAX, size=3000)
+        assert backend._state.newest > OPEN_MAX + 20
+        assert disk.open_count <= OPEN_MAX + 2  # the current segment and the next
+        assert everything(backend, 1, 2 * OPEN_MAX) == [*written.entries.values()]
 
 
 def test_many_old_segments_are_read_with_a_bounded_number_of_open_files(tmp_path: Path) -> None:

@@ -67,11 +67,11 @@ class Catalog:
         """The caller is through with the segment."""
         with self.lock:
             segment.readers -= 1
-            gone = segment.dropped and segment.readers == 0
-            if gone:
+            if segment.dropped and segment.readers == 0:
                 self._drop([segment])
-        if gone:
-            self._close_unneeded()
+            elif len(self._open) > OPEN_MAX:  # the writer only adds; it is sealed, and let go here
+                self._drop(self._surplus())
+        self._close_unneeded()
 
     def rotate(self, segment: Segment) -> None:
         """Writes go to `segment` from now on. The lock is held; once more changes nothing."""
