@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("lmdb")
 
-from raftstore_lmdb import LmdbBackend, _datafile, _room
+from raftstore_lmdb import LmdbBackend, _backend, _datafile, _room
 
 from raftstore.batch import WriteBatch
 from raftstore.entry import HardState, LogId
@@ -186,6 +186,23 @@ def test_small_appends_ask_lmdb_what_it_uses_only_when_they_could_have_used_up_w
     assert len(extensions) <= 2
     assert used() <= room._used_max
     store.check()
+
+
+def test_upkeep_beside_a_long_read_does_not_write_behind_what_is_allocated(
+    path: Path, store: CheckedStore[LmdbBackend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a sweep frees cannot be used again while the read lasts: each one takes new pages."""
+    monkeypatch.setattr(_backend, "_MAINTAIN_S", 60.0)
+    monkeypatch.setattr(_backend, "_SWEEP_KEYS_APART", 64)
+    for _ in range(40):
+        store.append(200, size=900)
+    with full_disk(path, monkeypatch), store.backend._environment.begin():
+        store.purge(store.model.last.index - 1)
+        store.backend.maintain()
+    store.append(1)
+    assert store.backend._room._used() <= store.backend._room._used_max
+    store.backend.maintain()
+    store.reopen()
 
 
 def test_a_half_done_extension_is_undone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,7 +95,7 @@ class LmdbBackend:
             with suppress(lmdb.MapFullError):
                 self._room.provide(None)
                 while self._state.garbage and time.monotonic() < end:
-                    self._transact(None)
+                    self._sweep()
         except Exception as error:  # noqa: BLE001
             self._failed(error)
 
@@ -159,12 +159,16 @@ class LmdbBackend:
 
         LMDB uses a page that a transaction freed again only in the second transaction after it.
         """
-        self._room.provide(None)
         with suppress(lmdb.MapFullError):
             while self._state.garbage:
-                self._transact(None)
+                self._sweep()
             for _ in range(2):
-                self._transact(None)
+                self._sweep()
+
+    def _sweep(self) -> None:
+        """Drop some garbage. Beside a reader that takes new pages, for none that it may see is used again."""
+        self._room.provide(None)
+        self._transact(None)
 
     def _failed(self, error: Exception) -> NoReturn:
         """Raise what `error` means. After one that leaves the outcome unknown, only reading is left."""
