@@ -66,8 +66,8 @@ class View:
             self.window.shrink(excess + limit // 8)
 
     def remember(self, chunk: list[Entry], generation: int) -> None:
-        """Cache what was read from disk, unless entries were taken away since the read began."""
-        if generation == self.generation and self._cache_bytes is not None:
+        """Cache what was read from disk, unless nothing is cached or entries were taken away since it began."""
+        if generation == self.generation and self._cache_bytes:
             self.cache.put(chunk)
             self._evict(self._cache_bytes)
 
