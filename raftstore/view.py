@@ -66,7 +66,7 @@ class View:
             self.window.shrink(excess + limit // 8)
 
     def remember(self, chunk: list[Entry], generation: int) -> None:
-        """Cache what was read from disk, unless nothing is cached or entries were taken away since it began."""
+        """Cache what was read from disk, unless there is no cache or entries were taken away since."""
         if generation == self.generation and self._cache_bytes:
             self.cache.put(chunk)
             self._evict(self._cache_bytes)
