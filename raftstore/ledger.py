@@ -94,6 +94,8 @@ class Ledger:
         self.room = room
         self.mem_first = mem_first
         self.durable_index = found.shape.last.index
+        self.lowered = 0
+        """How often an accepted truncation lowered the durable index. Back where it was, it has changed."""
         self.persisted_commit = found.commit
         self.written_number = found.number
         """Of the last batch that the backend was given and has written."""
@@ -134,7 +136,8 @@ class Ledger:
             self.oldest_pending = time.monotonic()
         self.accepted = write
         if write.truncate_from is not None:
-            self.durable_index = self._watermark()
+            before, self.durable_index = self.durable_index, self._watermark()
+            self.lowered += self.durable_index < before
         if self.mem_first:
             self._show()
             if write.number > self.view.number and not write.urgent:

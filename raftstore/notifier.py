@@ -51,7 +51,7 @@ class Notifier:
         self._thread: Thread | None = None
         self._closed = False
         self._subscribers: ReferenceType[Subscribers] | None = None
-        self._told = pipeline.ledger.durable_index
+        self._told = self._durability()
         pipeline.notify = self.durability_changed
 
     def attach(self, subscribers: Subscribers) -> None:
@@ -71,12 +71,17 @@ class Notifier:
             self._queue.put(self._tell)
 
     def _tell(self) -> None:
-        index = self._pipeline.ledger.durable_index
+        durability = self._durability()
         subscribers = None if self._subscribers is None else self._subscribers()
-        if index != self._told and subscribers is not None:
-            self._told = index
+        if durability != self._told and subscribers is not None:
+            self._told = durability
             for callback in subscribers.callbacks:
-                self._call(partial(callback, index))
+                self._call(partial(callback, durability[0]))
+
+    def _durability(self) -> tuple[int, int]:
+        """The durable index, and how often it was lowered: after that, the same index means other entries."""
+        with self._pipeline.lock:
+            return self._pipeline.ledger.durable_index, self._pipeline.ledger.lowered
 
     def start(self) -> None:
         """Start the thread, unless it runs."""

@@ -74,7 +74,7 @@ from pathlib import Path
 
 import pytest
 
-from raftstore.entry import NO_ENTRY, HardState, LogId
+from raftstore.entry import NO_ENTRY, Entry, HardState, LogId
 from raftstore.errors import TruncatedError, VoteError
 from raftstore.policy import Batch
 from raftstore.strategy import DiskFirst, MemFirst, Strategy
@@ -259,6 +259,20 @@ def test_a_flush_begun_before_a_truncation_does_not_raise_the_durable_index(
         outcome(call)
         assert (log.durable_index, log.last_index) == (2, 2)
         assert all(index <= 3 for index in seen), seen
+
+
+@both
+def test_a_durable_index_that_entries_in_place_of_others_bring_back_is_told_again(
+    disk: MemoryDisk, strategy: Strategy
+) -> None:
+    seen: list[int] = []
+    with open_log(disk, strategy) as log:
+        log.on_durable(seen.append)
+        log.append(span(1, 11))
+        log.flush()
+        eventually(lambda: seen == [10], "the first entries are told")
+        log.splice(LogId(1, 4), [Entry(2, index, b"other") for index in range(5, 11)])
+        eventually(lambda: len(seen) > 1 and seen[-1] == 10, "those in their place are told")
 
 
 @both
