@@ -35,8 +35,10 @@ class Manifest(msgspec.Struct):
     """Logs with lower numbers do not count: what they held is in sorted files."""
     last_sequence: int = 0
     """Every change up to this one is in sorted files."""
-    files: set[int] = msgspec.field(default_factory=set)
+    files: set[int] = msgspec.field(default_factory=set[int])
     """The numbers of the sorted files."""
+    ever: set[int] = msgspec.field(default_factory=set)
+    """The numbers of these and of those that were there before."""
     stop: int = 0
     """Where the last whole record ends."""
     size: int = 0
@@ -105,7 +107,8 @@ class _Edit:
             self._number()
             to.files.discard(self._number())
         elif tag == _ADDED:
-            to.files.add(self._added())
+            to.files.add(number := self._added())
+            to.ever.add(number)
         elif tag in _NUMBERS:
             self._number()
         elif tag in _STRINGS or tag & _IGNORABLE:
