@@ -403,6 +403,17 @@ def test_one_write_at_a_time_in_the_order_of_acceptance(disk: MemoryDisk, strate
     assert written == list(range(1, last + 1))
 
 
+def test_a_call_that_may_pass_the_gate_and_has_not_gone_yet_is_no_new_arrival(disk: MemoryDisk) -> None:
+    with disk.gate.closed() as gate:
+        call = background(gate.pass_through)
+        gate.wait_for_arrival()
+        with gate._lock:  # nobody goes before the next line has looked
+            gate.let_pass()
+            with pytest.raises(TimeoutError):
+                gate.wait_for_arrival(timeout_s=0)
+        outcome(call)
+
+
 @both
 def test_every_entry_is_written_once(disk: MemoryDisk, strategy: Strategy) -> None:
     with open_log(disk, strategy) as log:

@@ -51,9 +51,9 @@ class Gate:
             self.open()
 
     def wait_for_arrival(self, count: int = 1, timeout_s: float = 30.0) -> None:
-        """Return when at least `count` calls wait at the gate. Raises `TimeoutError`."""
+        """Return when at least `count` calls wait that may not pass yet. Raises `TimeoutError`."""
         with self._lock:
-            if not self._changed.wait_for(lambda: self._waiting >= count, timeout_s):
+            if not self._changed.wait_for(lambda: self._waiting - (self._tickets or 0) >= count, timeout_s):
                 raise TimeoutError(f"{self._waiting} of {count} calls came to the gate in {timeout_s} s")
 
     def pass_through(self) -> None:
