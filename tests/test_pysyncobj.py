@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import gc
-import gzip
 import os
 import socket
 import time
@@ -453,7 +452,7 @@ def test_a_dump_is_durable_before_it_replaces_the_one_before(
     assert_durable_before_it_counts(disk_calls, tmp_path / "dump.tmp", dump)
     disk_calls.clear()
     serializer = nodes[0]._SyncObj__serializer
-    assert not serializer.setTransmissionData((gzip.compress(b"a dump from the leader"), True, False))
+    assert not serializer.setTransmissionData((dump.read_bytes(), True, False))
     assert serializer.setTransmissionData((b"", False, True))
     assert_durable_before_it_counts(disk_calls, tmp_path / "dump.1.tmp", dump)
 

@@ -3,7 +3,10 @@
 # ruff: noqa: E402 (what the adapter needs is looked for first)
 from __future__ import annotations
 
+import contextlib
 import gc
+import gzip
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,10 +16,10 @@ import pytest
 
 pysyncobj: Any = pytest.importorskip("pysyncobj", reason="the adapter needs PySyncObj")
 
-from raftstore.adapters.pysyncobj import RaftStoreJournal, StoreSyncObj, install
+from raftstore.adapters.pysyncobj import RaftStoreJournal, StoreSyncObj, install, wiring
 from raftstore.adapters.pysyncobj.wiring import journal_of
 from raftstore.demo.cluster import free_ports
-from raftstore.errors import ConfigError, StoreFullError
+from raftstore.errors import ConfigError, RaftStoreError, StoreFullError
 from raftstore.log import RaftLog
 from raftstore.testing.memory import MemoryDisk
 from raftstore.testing.open_log import open_log
@@ -24,6 +27,7 @@ from raftstore.testing.open_log import open_log
 DEADLINE_S = 60.0
 NO_OP = b"\x01"
 ACK = {"type": "next_node_idx"}
+MESSAGE = {"type": "append_entries", "term": 1, "commit_index": 50}
 
 
 class Words(pysyncobj.SyncObj):  # type: ignore[misc]
@@ -185,3 +189,94 @@ def test_a_log_without_its_beginning_is_refused_when_there_is_no_dump(
     (tmp_path / "elsewhere").rename(dump)
     again = make(addresses[:1])
     tick_until(again, lambda: again.words == ["a", "b", "c"])
+
+
+def follow_to_50(make: Make, addresses: list[str]) -> tuple[Any, RaftStoreJournal, Callable[..., None]]:
+    """A follower that has acknowledged and applied 50 entries, its journal, and how its leader tells it."""
+    node = make(addresses)
+    journal = journal_of(node)
+    assert journal is not None
+    leader, receive = next(iter(node.otherNodes)), vars(node)["_SyncObj__transport"]._onMessageReceived
+
+    def tell(**content: Any) -> None:
+        receive(leader, MESSAGE | content)
+
+    entries = [(NO_OP, index, 1) for index in range(2, 51)]
+    tell(prevLogIdx=1, prevLogTerm=0, entries=entries)
+    node.doTick(0.0)
+    assert (node.raftLastApplied, journal.log.durable_index) == (50, 50)
+    return node, journal, tell
+
+
+def send_dump(tell: Callable[..., None], dump: object) -> None:
+    tell(serialized=(gzip.compress(pickle.dumps(dump)), True, False))
+    tell(serialized=(b"", False, True))
+
+
+def dump_at(index: int, state: object) -> tuple[Any, ...]:
+    return state, (NO_OP, index, 1), (NO_OP, index - 1, 1), set[str]()
+
+
+def test_a_dump_older_than_the_log_takes_nothing_from_a_running_node(
+    make: Make, tmp_path: Path, addresses: list[str]
+) -> None:
+    """A leader sends its dump again, long after; the node has acknowledged more, and purged for its own."""
+    node, journal, tell = follow_to_50(make, addresses)
+    node.words = ["all"]
+    node.forceLogCompaction()
+    tick_until(node, lambda: journal.log.first_index == 49)
+    before = (tmp_path / "dump").read_bytes()
+    send_dump(tell, dump_at(20, {"words": ["old"]}))
+    assert (journal.log.first_index, journal.log.last_index, journal.log.commit_index) == (49, 50, 50)
+    assert (node.words, node.raftLastApplied, journal[-1][1]) == (["all"], 50, 50)
+    assert (tmp_path / "dump").read_bytes() == before
+    tell(prevLogIdx=50, prevLogTerm=1, entries=[(NO_OP, 51, 1)])
+    assert journal.log.durable_index == 51
+
+
+def test_the_log_is_not_purged_for_a_dump_that_another_has_replaced(make: Make, addresses: list[str]) -> None:
+    """Between the dump's rename and the next tick, which purges for it, the leader's older dump came."""
+    node, journal, tell = follow_to_50(make, addresses)
+    node.forceLogCompaction()
+    node.doTick(0.0)
+    assert journal.log.first_index == 1, "not purged yet"
+    send_dump(tell, dump_at(20, {"words": ["old"]}))
+    node.doTick(0.0)
+    assert [index for _, index, _ in journal] == [19, 20]
+    assert (journal.log.first_index, journal.log.last_index) == (19, 50)
+
+
+class Refuses:
+    """A consumer, or a class of a newer version, that cannot be loaded here."""
+
+    def __reduce__(self) -> tuple[type[int], tuple[str]]:
+        return int, ("no number",)
+
+
+@pytest.mark.parametrize("state", [Refuses(), 7], ids=["not loaded", "not taken"])
+def test_a_dump_that_cannot_be_loaded_acknowledges_nothing(
+    make: Make, addresses: list[str], monkeypatch: pytest.MonkeyPatch, state: object
+) -> None:
+    """PySyncObj answers as if the leader's log and its own were the same, up to its own last entry."""
+    node, _, tell = follow_to_50(make, addresses)
+    sent: list[str] = []
+    monkeypatch.setattr(wiring, "wait_until_durable", note_what_leaves(sent, wiring.wait_until_durable))
+    with contextlib.suppress(RaftStoreError):
+        send_dump(tell, dump_at(80, state))
+    assert sent == []
+    assert node.raftLastApplied == 50
+
+
+def note_what_leaves(sent: list[str], wait: Callable[..., None]) -> Callable[..., None]:
+    def waits(node: Any, message: dict[str, Any]) -> None:
+        wait(node, message)
+        sent.append(message["type"])
+
+    return waits
+
+
+def test_a_dump_that_is_loaded_is_acknowledged(make: Make, addresses: list[str]) -> None:
+    node, journal, tell = follow_to_50(make, addresses)
+    send_dump(tell, dump_at(80, {"words": ["new"]}))
+    assert (journal.log.first_index, journal.log.durable_index) == (79, 80)
+    assert (node.words, node.raftLastApplied) == (["new"], 80)

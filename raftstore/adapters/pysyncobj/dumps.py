@@ -21,11 +21,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from types import FunctionType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from raftstore.adapters.pysyncobj import library
 from raftstore.adapters.pysyncobj.replacing import replace_durably, replacing_only, take_turn
-from raftstore.errors import ConfigError
+from raftstore.errors import ConfigError, GapError
 from raftstore.log import RaftLog
 
 _serializer: Any = library.load().serializer
@@ -40,16 +40,27 @@ _PID: Final = "_Serializer__pid"
 _FAILED: Final = -2
 """The pid that PySyncObj notes for a dump that could not be written, without a child."""
 _PIECE_BYTES: Final = 1 << 20
+_JOURNAL: Final = "_raftstore_journal"
+_LOADED: Final = "_raftstore_loaded"
+_IS_OVERTAKEN: Final = "_raftstore_is_overtaken"
 
 
-def _replace_whole(temporary: str, name: str) -> None:
-    """The same for a dump that came in pieces. Raises `OSError` or `EOFError` if it is not whole."""
+class _Journal(Protocol):
+    """What a serializer wants of its node's journal."""
+
+    @property
+    def log(self) -> RaftLog: ...
+
+    def expect_dump(self) -> None: ...
+
+
+def _check_whole(temporary: str) -> None:
+    """Raise `OSError` or `EOFError` if a dump that came in pieces is not whole."""
     with gzip.open(temporary) as dump:
         if not dump.read(_PIECE_BYTES):
             raise EOFError("the dump that came is empty")
         while dump.read(_PIECE_BYTES):
             pass
-    replace_durably(temporary, name)
 
 
 def _replacing(method: Any, replace: Callable[[str, str], None]) -> Any:
@@ -61,9 +72,22 @@ class DurableSerializer(_serializer.Serializer):  # type: ignore[misc]  # PySync
     """PySyncObj's serializer, whose dumps are durable before they count, and never replace a newer one."""
 
     def setTransmissionData(self, data: Any) -> bool:  # noqa: N802  # PySyncObj's name
-        """Take the next piece of a dump; True if it was the last, and the dump is durable under its name."""
-        replace = _replace_whole if self.__dict__[_DESERIALIZER] is None else replace_durably
-        return bool(_replacing(_serializer.Serializer.setTransmissionData, replace)(self, data))
+        """Take the next piece of a dump; True if it was the last, and the dump is durable under its name.
+
+        A dump that is not whole, cannot be loaded or is older than the log's beginning takes no place.
+        """
+        replace = self._replace_checked if self.__dict__[_DESERIALIZER] is None else replace_durably
+        has_come = bool(_replacing(_serializer.Serializer.setTransmissionData, replace)(self, data))
+        if has_come:
+            self.__dict__[_IS_OVERTAKEN] = self.__dict__[_PID] != 0
+            if (journal := self._journal) is not None:
+                journal.expect_dump()
+        return has_come
+
+    def deserialize(self) -> Any:
+        """The dump. One that has just come was loaded already, before it took its place."""
+        loaded = self.__dict__.pop(_LOADED, None)
+        return _serializer.Serializer.deserialize(self) if loaded is None else loaded
 
     def serialize(self, data: Any, id: int) -> None:  # PySyncObj's name
         """Write a dump, in a forked child if PySyncObj may fork. It fails if another has come meanwhile."""
@@ -85,13 +109,48 @@ class DurableSerializer(_serializer.Serializer):  # type: ignore[misc]  # PySync
             raise
 
     def checkSerializing(self) -> tuple[int, int | None]:  # noqa: N802
-        """What became of the dump. One that could not be put in its place failed, whatever a checker says."""
+        """What became of the dump. One that could not be put in its place failed, whatever a checker says.
+
+        So did one that another has replaced meanwhile: the log must not be purged for it.
+        """
         has_failed = self.__dict__[_PID] == _FAILED
         state, number = _serializer.Serializer.checkSerializing(self)
         if has_failed and state in (_STATE.SUCCESS, _STATE.NOT_SERIALIZING):
             self.__dict__[_PID] = 0
-            return _STATE.FAILED, number
+            state = _STATE.FAILED
+        if self.__dict__[_PID] == 0 and self.__dict__.pop(_IS_OVERTAKEN, False) and state == _STATE.SUCCESS:
+            state = _STATE.FAILED
         return state, number
+
+    @property
+    def _journal(self) -> _Journal | None:
+        return self.__dict__.get(_JOURNAL)
+
+    def _replace_checked(self, temporary: str, name: str) -> None:
+        """`replace_durably`, if the dump `temporary` is whole, can be loaded, and is not an older one."""
+        _check_whole(temporary)
+        journal, loaded = self._journal, None
+        if journal is not None:
+            loaded = self._load(temporary)
+            _check_is_wanted(loaded, journal.log)
+        replace_durably(temporary, name)
+        self.__dict__[_LOADED] = loaded
+
+    def _load(self, file: str) -> Any:
+        """What PySyncObj would load from `file`."""
+        other = copy.copy(self)
+        other.__dict__[_FILE] = file
+        return _serializer.Serializer.deserialize(other)
+
+
+def _check_is_wanted(dump: Any, log: RaftLog) -> None:
+    """Raise `GapError` if `log` was purged for a newer dump than this, which a leader may send once more."""
+    first = dump[2][1]
+    if first < log.first_index:
+        raise GapError(
+            f"a dump of index {first} came, and the log begins at {log.first_index}, for it was purged for a "
+            "newer dump: both stay as they are, and the leader is told where the log ends"
+        )
 
 
 def default_dump(store: Path) -> Path:
@@ -99,13 +158,14 @@ def default_dump(store: Path) -> Path:
     return store.with_name(f"{store.name}.dump")
 
 
-def settle_dumps(node: Any, serializer: Any, log: RaftLog) -> None:
+def settle_dumps(node: Any, serializer: Any, journal: _Journal) -> None:
     """Let `node` keep its dumps in a file, and make sure that it has the one that its log begins after.
 
     To be called before its first tick. The conf may be shared with other nodes; it is left as it is. Raises
     `ConfigError` if the log has no beginning and there is no dump: the node would start without its state.
     """
-    conf = node.__dict__[CONF]
+    conf, log = node.__dict__[CONF], journal.log
+    serializer.__dict__[_JOURNAL] = journal
     if conf.fullDumpFile is None:
         conf = node.__dict__[CONF] = copy.copy(conf)
         conf.fullDumpFile = serializer.__dict__[_FILE] = str(default_dump(log.config.path))

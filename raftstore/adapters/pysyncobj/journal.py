@@ -170,6 +170,7 @@ class RaftStoreJournal(Staging, _Journal):  # type: ignore[misc]  # PySyncObj ha
         self._stop = self._start
         self._drop_tail()
         self._forget_ends()
+        self._expects_dump = False
 
     def deleteEntriesFrom(self, entryFrom: int) -> None:  # noqa: N802, N803
         """Keep the positions below `entryFrom`. Reaches the disk with an entry that differs."""
@@ -220,9 +221,13 @@ class RaftStoreJournal(Staging, _Journal):  # type: ignore[misc]  # PySyncObj ha
         self._is_fresh = False
 
     def _destroy(self) -> None:
-        """Write what is left, close the log. What was deleted and not replaced stays: it may be promised."""
+        """Write what is left, close the log. What was deleted and not replaced stays: it may be promised.
+
+        Behind a dump that was not loaded nothing is written: none of it is promised.
+        """
         try:
-            self.flush()
+            if self._refusal is None and not self._expects_dump and not self._awaits_dump:
+                self.flush()
         finally:
             if self._is_owner:
                 self._log.close()
@@ -251,6 +256,13 @@ class RaftStoreJournal(Staging, _Journal):  # type: ignore[misc]  # PySyncObj ha
             self._hand_over()
         else:
             self.flush()
+
+    def expect_dump(self) -> None:
+        """A dump came, and PySyncObj loads it next. It acknowledges its log even if it fails at that.
+
+        So nothing leaves before the journal was cleared and given the entries of the dump.
+        """
+        self._expects_dump = True
 
     # What an entry may be, other than the next.
 
@@ -307,8 +319,7 @@ class RaftStoreJournal(Staging, _Journal):  # type: ignore[misc]  # PySyncObj ha
         self._awaits_dump = False
         held = range(self._log.first_index, self._log.last_index + 1)
         try:
-            if self._is_fresh:
-                self._check_follows_dump(held)
+            self._check_follows_dump(held)
             is_held = all(entry[1] in held and self._is_stored(entry) for entry in self._tail)
         except RaftStoreError as error:  # PySyncObj only logs it, and would go on without the log.
             self._refusal = error

@@ -49,7 +49,8 @@ class Recent:
         if at == len(self._entries):
             return
         if not 0 <= at < len(self._entries):
-            self._first, at = index, 0
+            self._entries, self._bytes, self._first = [], 0, index
+            return
         self._bytes -= sum([len(command) for command, _, _ in self._entries[at:]])
         del self._entries[at:]
 

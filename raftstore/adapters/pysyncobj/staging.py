@@ -23,6 +23,10 @@ TAIL_BYTES_MAX: Final = 4 << 20
 """Payload bytes that the journal holds back at most; reaching it writes them."""
 CHUNK_BYTES: Final = 128 * 1024
 """Payload bytes that one step of a slice reads; PySyncObj sends 64 KiB in a message."""
+DUMP_FAILED: Final = (
+    "a dump came and could not be loaded, as PySyncObj has logged: nothing is acknowledged from here on, and "
+    "the log was left as it is. Mend what is wrong and start the node again"
+)
 
 
 class Staging:
@@ -44,6 +48,8 @@ class Staging:
         """What the log holds does not count: the tail replaces all of it."""
         self._awaits_dump = False
         """Cleared, and the two entries of a dump are to come: the log may hold them."""
+        self._expects_dump = False
+        """A dump came, and what PySyncObj has loaded of it is not known: the journal was not cleared yet."""
         self._hard_state: HardState | None = None
         """What `setCurrentTerm` gave, until it is saved."""
         self._refusal: RaftStoreError | None = None
@@ -76,12 +82,16 @@ class Staging:
         """Save what `setCurrentTerm` gave; again if that failed, for no message may leave before."""
         if self._refusal is not None:
             raise self._refusal
+        if self._expects_dump:
+            raise RaftStoreError(DUMP_FAILED)
         if self._hard_state is not None:
             self._log.save_hard_state(self._hard_state)
             self._hard_state = None
 
     def _save(self) -> None:
         """Write the tail over whatever the log holds from its first index on, or of all if it is cleared."""
+        if self._awaits_dump:  # The second entry could not be added. One alone must not replace the log.
+            raise RaftStoreError(DUMP_FAILED)
         if self._is_cleared:  # The anchor's term is not known: PySyncObj never asks for it.
             self._log.save(self._entries(), anchor=LogId(0, self._start - 1))
         else:
@@ -105,9 +115,9 @@ class Staging:
 
     def _cut_tail(self, index: int) -> None:
         """Drop what waits from `index` on, an index of the tail."""
-        dropped = self._tail[index - self._stop :]
-        del self._tail[index - self._stop :]
-        self._tail_bytes -= sum(len(command) for command, _, _ in dropped)
+        at = index - self._stop
+        self._tail_bytes -= sum([len(command) for command, _, _ in self._tail[at:]])
+        del self._tail[at:]
         self._end = index
 
     def _read(self, start: int, stop: int) -> list[JournalEntry]:

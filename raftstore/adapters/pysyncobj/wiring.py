@@ -38,7 +38,7 @@ def attach(sync_obj: Any, self_node: Any) -> None:
     journal = journal_of(sync_obj)
     if journal is not None and self_node is not None:
         journal.attach(self_node.id)
-        settle_dumps(sync_obj, sync_obj.__dict__[SERIALIZER_ATTRIBUTE], journal.log)
+        settle_dumps(sync_obj, sync_obj.__dict__[SERIALIZER_ATTRIBUTE], journal)
 
 
 def wait_until_durable(sync_obj: Any, message: Any) -> None:
@@ -124,7 +124,7 @@ class SerializerSlot:
         node.__dict__[SERIALIZER_ATTRIBUTE] = serializer
         journal = journal_of(node)
         if journal is not None:
-            settle_dumps(node, serializer, journal.log)
+            settle_dumps(node, serializer, journal)
 
 
 class StoreSyncObj(_SyncObj):  # type: ignore[misc]
