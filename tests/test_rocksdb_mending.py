@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import struct
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from io import BytesIO
@@ -13,12 +15,13 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("rocksdict")
+pytest.importorskip("crc32c", reason="nothing is mended without it: pip install 'raftstore[rocksdb]'")
 
 from raftstore_rocksdb import RocksdbBackend
 from raftstore_rocksdb.engine import Engine
 from raftstore_rocksdb.layout import entry_key
 from raftstore_rocksdb.manifest import Manifest, UnreadableError, read_manifest
-from raftstore_rocksdb.mending import mend_manifest, reach
+from raftstore_rocksdb.mending import mend_current, mend_manifest, reach
 from raftstore_rocksdb.records import whole_records
 from rocksdb_tools import append, fill, flip, kill_with_a_log, opened, stop_uncleanly
 
@@ -154,6 +157,63 @@ def test_a_manifest_torn_while_files_were_compacted_loses_nothing(path: Path) ->
     with closing(opened(path)) as backend:
         assert backend.recovery.last.index == 2 * WRITES - 1
         assert len(backend.read(1, 2 * WRITES, None)) == 2 * WRITES - 1
+
+
+def test_an_empty_newest_log_does_not_prove_that_the_one_before_it_is_there(path: Path) -> None:
+    """RocksDB keeps the oldest of the logs that it needs no more, and removes those after it."""
+    torn_while(path, Engine.flush, nothing)
+    last = max(int(number) for file in (path / "db").iterdir() for number in re.findall(r"\d{6}", file.name))
+    (path / "db" / f"{last + 2:06}.log").touch()
+    assert mend_manifest(path / "db") is None, f"nothing tells that there was no {last + 1:06}.log"
+
+
+def test_a_manifest_torn_while_the_log_was_idle_is_mended(path: Path) -> None:
+    """Then the newest log, which was made for what comes next, is empty."""
+    made = list[Path]()
+
+    def flush(engine: Engine) -> None:
+        engine.flush()
+        made.append(max((path / "db").glob("*.log")))
+
+    torn = torn_while(path, flush, nothing)
+    assert len(logs(path)) == 1
+    assert not made[0].exists()
+    made[0].touch()
+    assert torn.name in (mend_manifest(path / "db") or "")
+    with closing(opened(path)) as backend:
+        assert backend.recovery.last.index == 2 * WRITES - 1
+
+
+def test_a_torn_record_of_a_compaction_tells_nothing_of_what_followed_it(path: Path) -> None:
+    torn = torn_while(path, compact, Engine.flush)
+    torn.write_bytes(torn.read_bytes() + bytes(100))
+    assert not read_manifest(torn).torn_moves_only
+    assert mend_manifest(path / "db") is None
+
+
+def test_without_the_library_for_its_checksums_nothing_is_mended(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torn = torn_while(path, Engine.flush, nothing)
+    before = torn.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "crc32c", None)
+        with pytest.raises(CorruptionError, match="MANIFEST"):
+            opened(path)
+        assert torn.read_bytes() == before
+        torn.rename(torn.with_name("MANIFEST-000001"))
+        assert mend_current(path / "db") is None
+        torn.with_name("MANIFEST-000001").rename(torn)
+    opened(path).close()
+
+
+def test_what_only_has_the_name_of_a_file_of_rocksdb_stops_no_mending(path: Path) -> None:
+    """A pipe would be waited for, without end."""
+    torn = torn_while(path, Engine.flush, nothing)
+    os.mkfifo(path / "db" / "000099.log")
+    (path / "db" / "000098.log").mkdir()
+    (path / "db" / "MANIFEST-000001").mkdir()
+    assert torn.name in (mend_manifest(path / "db") or "")
 
 
 def test_damage_before_the_end_of_a_manifest_is_not_cut_off(path: Path) -> None:

@@ -28,7 +28,7 @@ def named(db: Path) -> tuple[str, int] | None:
 
 def manifests(db: Path) -> list[tuple[str, int]]:
     """The manifests that are there, and their numbers."""
-    found = (_NAME.fullmatch(file.name) for file in db.iterdir())
+    found = (_NAME.fullmatch(file.name) for file in db.iterdir() if file.is_file())
     return [(name[0], int(name[1])) for name in found if name is not None]
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from raftstore_rocksdb.records import HEADER_BYTES, has_fragment, whole_records
+from raftstore_rocksdb.records import HEADER_BYTES, has_fragment, stated_bytes, whole_records
 
 MANIFEST_BYTES_MAX: Final = 16 << 20
 """None that is longer is read: it would take too long."""
@@ -43,8 +43,8 @@ class Manifest(msgspec.Struct):
     """Where the last whole record ends."""
     size: int = 0
     torn_moves_only: bool = False
-    """The torn record after that begins like one of a compaction: it names no change that was not in sorted
-    files before."""
+    """The torn record after that is the last one, and begins like one of a compaction: it names no change
+    that was not in sorted files before."""
 
     @property
     def is_torn(self) -> bool:
@@ -70,7 +70,10 @@ def read_manifest(file: Path) -> Manifest:
         raise UnreadableError("too much follows the last whole record")
     if has_fragment(data[: found.stop + len(torn)], found.stop + 1):
         raise UnreadableError("a whole record follows one that is damaged")
-    found.torn_moves_only = _Edit(torn[HEADER_BYTES:]).moves_only(found.last_sequence)
+    found.torn_moves_only = (
+        len(data) <= found.stop + stated_bytes(torn)  # else another record may follow
+        and _Edit(torn[HEADER_BYTES:]).moves_only(found.last_sequence)
+    )
     return found
 
 

@@ -10,7 +10,8 @@ changes of names out of their order may lose the new manifest or a sorted file, 
 
 All go back to an older state of the manifest, to which logs have to be added that RocksDB removes once a
 newer state is durable. So they are done only if these are there, which the numbers of all changes prove:
-they follow each other without a hole from the last one that the older state has in sorted files.
+they follow each other without a hole from the last one that the older state has in sorted files. All this
+needs the library `crc32c`; without it nothing is mended.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ from typing import Final
 from raftstore_rocksdb.current import let_name, manifests, named, replace
 from raftstore_rocksdb.files import sync_directory
 from raftstore_rocksdb.manifest import Manifest, UnreadableError, read_manifest
-from raftstore_rocksdb.records import whole_records
+from raftstore_rocksdb.records import are_readable, whole_records
 
 _BATCH: Final = Struct("<QI")
 """A record of a log begins with the number of its first change, and how many it has."""
 _LOG: Final = re.compile(r"(\d{6,19})\.log")
+_ANY: Final = re.compile(r"(?:MANIFEST-|OPTIONS-)?(\d{6,19})(?:\.log|\.sst)?")
+_OPTIONS: Final = re.compile(r"OPTIONS-(\d{6,19})")
 _SORTED: Final = re.compile(r"(\d{6,19})\.sst")
 
 
@@ -41,7 +44,7 @@ def mend_manifest(db: Path, keep: Path | None = None) -> str | None:
     A manifest that is cut is kept whole in the directory `keep`. Raises `OSError`.
     """
     current = named(db)
-    if current is None or not (db / current[0]).is_file():
+    if not are_readable() or current is None or not (db / current[0]).is_file():
         return None
     with suppress(UnreadableError):
         manifest = read_manifest(db / current[0])
@@ -57,7 +60,7 @@ def mend_current(db: Path) -> str | None:
     Says what was done, durably; None if there was no need, or nothing that can be done. Raises `OSError`.
     """
     wanted = named(db)
-    if wanted is None or (db / wanted[0]).exists():
+    if not are_readable() or wanted is None or (db / wanted[0]).exists():
         return None
     older = _older(db, wanted[1])
     if older is None:
@@ -70,7 +73,7 @@ def _cut(db: Path, name: str, manifest: Manifest, keep: Path | None) -> str | No
     there, reached = _numbers(db, _SORTED), reach(db, manifest)
     if reached is None or not manifest.files <= there:
         return None
-    if reached == manifest.last_sequence and there != manifest.files and not manifest.torn_moves_only:
+    if there != manifest.files and not manifest.torn_moves_only and _log_may_be_gone(db, manifest, reached):
         return None  # a sorted file that is not named may hold what no log holds any more
     if keep is not None:
         _keep(db / name, keep)
@@ -116,6 +119,23 @@ def reach(db: Path, manifest: Manifest) -> int | None:
     return reached
 
 
+def _log_may_be_gone(db: Path, manifest: Manifest, reached: int) -> bool:
+    """Whether RocksDB may have removed a log, though no number of a change is missing in what `reach` saw.
+
+    If the newest log holds changes, all before these are there. If it is empty, one between it and the log
+    before it may be gone: then there is a number, of which RocksDB takes the next for every file that it
+    makes, that no file has or had.
+    """
+    logs = [number for number in sorted(_numbers(db, _LOG)) if number >= manifest.log_number]
+    if not logs or reached == manifest.last_sequence:
+        return True
+    if next(_batches(db / f"{logs[-1]:06}.log", logs[-1]), None) is not None:
+        return False
+    temporary = {number - 1 for number in _numbers(db, _OPTIONS)}
+    taken = _numbers(db, _ANY) | temporary | manifest.ever
+    return sum(logs[0] <= number <= logs[-1] for number in taken) <= logs[-1] - logs[0]
+
+
 def _batches(log: Path, number: int) -> Iterator[tuple[int, int]]:
     with log.open("rb") as stream:
         for _, record in whole_records(stream, number):
@@ -125,7 +145,7 @@ def _batches(log: Path, number: int) -> Iterator[tuple[int, int]]:
 
 
 def _numbers(db: Path, pattern: re.Pattern[str]) -> set[int]:
-    found = (pattern.fullmatch(file.name) for file in db.iterdir())
+    found = (pattern.fullmatch(file.name) for file in db.iterdir() if file.is_file())
     return {int(match[1]) for match in found if match is not None}
 
 

@@ -14,9 +14,12 @@ block into the next:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from struct import Struct
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, cast
 
 import msgspec
 
@@ -28,6 +31,11 @@ _LOG_NUMBER: Final = Struct("<I")
 _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 _NUMBERED: Final = 4
 _MASK_DELTA: Final = 0xA282EAD8
+
+
+def are_readable() -> bool:
+    """Whether the library `crc32c` is installed, without which no record can be told from what is none."""
+    return find_spec("crc32c") is not None
 
 
 class Fragment(msgspec.Struct, frozen=True):
@@ -75,9 +83,14 @@ def fragment_at(block: bytes, offset: int, number: int | None = None) -> Fragmen
         return None
     if numbered and number is not None and _LOG_NUMBER.unpack_from(block, begin - 4)[0] != number % (1 << 32):
         return None
-    if checksum != _masked(_crc32c(block[offset + 6 : stop])):
+    if checksum != _masked(_crc32c()(block[offset + 6 : stop])):
         return None
     return Fragment(kind - _NUMBERED * numbered, block[begin:stop], stop)
+
+
+def stated_bytes(torn: bytes) -> int:
+    """How long the fragment was to be, without a log number, whose first bytes these are."""
+    return HEADER_BYTES + _HEADER.unpack_from(torn)[1] if len(torn) >= HEADER_BYTES else 0
 
 
 def has_fragment(data: bytes, start: int) -> bool:
@@ -89,24 +102,9 @@ def has_fragment(data: bytes, start: int) -> bool:
     return False
 
 
-def _table() -> tuple[int, ...]:
-    def entry(byte: int) -> int:
-        for _ in range(8):
-            byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
-        return byte
-
-    return tuple(entry(byte) for byte in range(256))
-
-
-_CRC_TABLE: Final = _table()
-
-
-def _crc32c(data: bytes) -> int:
-    """Slow, and good enough for what is read once in the life of a store."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = crc >> 8 ^ _CRC_TABLE[(crc ^ byte) & 0xFF]
-    return crc ^ 0xFFFFFFFF
+@cache
+def _crc32c() -> Callable[[bytes], int]:
+    return cast("Callable[[bytes], int]", import_module("crc32c").crc32c)
 
 
 def _masked(crc: int) -> int:
