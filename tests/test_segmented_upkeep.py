@@ -218,6 +218,27 @@ def test_an_interrupt_does_not_let_a_closing_store_leave_its_thread_behind(
     assert not thread.is_alive()
 
 
+@pytest.mark.parametrize("calls", range(4))
+def test_an_interrupt_does_not_let_a_closing_store_leave_files_open(calls: int) -> None:
+    disk = SimulatedDisk()
+    with opened(disk) as backend:
+        backend.write(WriteBatch(1, entries=[Entry(1, 1, b"data")]))
+        backend._worker.wait_idle()
+        begin = len(disk.calls)
+
+        def interrupt(_number: int, _call: str) -> None:
+            if len(disk.calls) > begin + calls:
+                disk.before_call = lambda _number, _call: None
+                raise KeyboardInterrupt
+
+        disk.before_call = interrupt
+        with pytest.raises(KeyboardInterrupt):
+            backend.close()
+        assert disk.open_count == 0
+    with opened(disk) as backend:
+        assert backend.read(1, 2, None) == [Entry(1, 1, b"data")]
+
+
 def test_a_file_that_ends_within_a_frame_is_corruption_wherever_it_ends() -> None:
     with opened(SimulatedDisk()) as backend:
         append(backend, 1, size=9000)

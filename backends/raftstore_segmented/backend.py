@@ -129,17 +129,19 @@ class SegmentedBackend:
         """As `DiskBackend.close`. Leaves an index, so that the next opening has nothing to scan."""
         if self._closed:
             return
-        self._worker.stop()
-        self._closed = True
-        if not self._failed and self._written is None:
-            try:
+        try:
+            self._worker.stop()
+            if not self._failed and self._written is None:
                 self._close_log()
-            except Exception:  # noqa: BLE001  (what was written stays, and closing must not fail)
-                _log.warning("the log was not closed cleanly; opening it will take a scan", exc_info=True)
-        self._space.begun(self._catalog.current)
-        self._catalog.close()
-        self._space.close()
-        self._files.release()
+        except Exception:  # noqa: BLE001  (what was written stays, and closing must not fail)
+            _log.warning("the log was not closed cleanly; opening it will take a scan", exc_info=True)
+        finally:  # also after an interrupt: nobody closes a second time
+            self._worker.stop()  # once more, if the interrupt came first: no job may run beside what follows
+            self._closed = True
+            self._space.begun(self._catalog.current)
+            self._catalog.close()
+            self._space.close()
+            self._files.release()
 
     @classmethod
     def examine(cls, path: Path, *, deep: bool) -> Examination:
