@@ -111,9 +111,14 @@ def open_store(config: StoreConfig) -> Store:
     engine = registry.backend_class(config.backend)
     names = _names(config.path)
     _check_place(config, names)
-    if FORMAT not in names:
-        make_path(config.path)
-    lock = StoreLock(config.path / LOCK, config.limits.lock_timeout_ms)
+    try:
+        if FORMAT not in names:
+            make_path(config.path)
+        lock = StoreLock(config.path / LOCK, config.limits.lock_timeout_ms)
+    except OSError as error:
+        if error.errno not in _FULL or FORMAT in names:
+            raise
+        raise _no_room(config) from error
     try:
         return _open_locked(config, engine, lock)
     except BaseException:
@@ -191,8 +196,13 @@ def _create(config: StoreConfig, engine: type[DiskBackend], leftovers: set[str])
             raise
         for name in _names(config.path) - {LOCK}:
             remove(config.path / name)
-        message = f"no room on the disk for a new store: nothing was made; make room at {config.path}"
-        raise StoreFullError(message) from error
+        raise _no_room(config) from error
+
+
+def _no_room(config: StoreConfig) -> StoreFullError:
+    return StoreFullError(
+        f"no room on the disk for a new store: nothing was made; make room at {config.path}"
+    )
 
 
 def _make(config: StoreConfig, engine: type[DiskBackend], leftovers: set[str]) -> None:

@@ -30,6 +30,7 @@ from raftstore.errors import (
     CorruptionError,
     FormatError,
     RaftStoreError,
+    StoreFullError,
     StoreLockedError,
 )
 from raftstore.store import FORMAT, LOCK, WITNESS, Store, open_store
@@ -914,6 +915,18 @@ def test_a_disk_that_fails_under_a_note_ends_the_notes_and_harms_nobody(
 
 def fail(code: int) -> None:
     raise OSError(code, os.strerror(code))
+
+
+@pytest.mark.parametrize("step", ["make_path", "StoreLock"])
+def test_a_disk_without_room_for_the_first_name_of_a_store_is_called_full(
+    config: StoreConfig, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(f"raftstore.store.{step}", lambda *_: fail(errno.ENOSPC))
+        with pytest.raises(StoreFullError, match="nothing was made"):
+            open_store(config)
+    session(config, 3)
+    assert opened(config).backend.recovery.number == 3
 
 
 def test_a_disk_that_fails_while_the_store_is_marked_as_open_fails_the_opening(
