@@ -264,6 +264,17 @@ def test_a_vote_leaves_while_the_disk_is_full_and_entries_wait(disk: MemoryDisk,
     assert open_journal().getVotedForNodeId() == "n2:1"
 
 
+def test_no_piece_of_a_dump_is_left_out_while_the_disk_is_full(disk: MemoryDisk, open_journal: Open) -> None:
+    """PySyncObj goes on with the next piece, whatever became of the one before; entries have to wait."""
+    journal = open_journal()
+    fill(journal, 3)
+    disk.full = True
+    journal.before_send(ENTRIES | {"serialized": (b"piece", True, False)})
+    with pytest.raises(StoreFullError):
+        journal.before_send(ENTRIES)
+    disk.full = False
+
+
 def test_nothing_is_read_to_be_applied_before_a_commit_index_that_failed_is_durable(
     disk: MemoryDisk, open_journal: Open
 ) -> None:
@@ -482,6 +493,26 @@ def test_half_a_dump_never_replaces_the_log(disk: MemoryDisk, open_journal: Open
         journal.before_send(ACK)
     crash(disk, journal)
     assert [index for _, index, _ in open_journal()] == [*range(1, 11)]
+
+
+def test_an_interrupt_while_a_dump_is_compared_takes_nothing_from_the_log(
+    disk: MemoryDisk, open_journal: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PySyncObj swallows it, and goes on to acknowledge the dump."""
+    journal = open_journal()
+    fill(journal, 101)
+    journal.before_send(ACK)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RaftStoreJournal, "_is_stored", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        install_again(journal, 49)
+    with pytest.raises(RaftStoreError, match="could not be loaded"):
+        journal.before_send(ACK)
+    crash(disk, journal)
+    assert [index for _, index, _ in open_journal()] == [*range(1, 101)]
 
 
 def test_a_dump_older_than_the_log_of_a_running_node_leaves_the_log(

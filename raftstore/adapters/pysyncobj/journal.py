@@ -167,8 +167,7 @@ class RaftStoreJournal(Staging, _Journal):  # type: ignore[misc]  # PySyncObj ha
         """
         self._awaits_dump = True
         self._is_cleared = True
-        self._stop = self._start
-        self._drop_tail()
+        self._drop_tail(self._start)
         self._forget_ends()
         self._expects_dump = False
 
@@ -178,8 +177,7 @@ class RaftStoreJournal(Staging, _Journal):  # type: ignore[misc]  # PySyncObj ha
         self._forget_ends()
         index = self._start + min(entryFrom, len(self))
         if index < self._stop:
-            self._stop = index
-            self._drop_tail()
+            self._drop_tail(index)
         else:
             self._cut_tail(index)
 
@@ -249,8 +247,8 @@ class RaftStoreJournal(Staging, _Journal):  # type: ignore[misc]  # PySyncObj ha
         self._is_fresh = False
         if message["type"] in PROMISES_NOTHING:
             return
-        if message["type"] == "response_vote":  # It promises the vote alone, also while the disk is full.
-            self._save_hard_state()
+        if message["type"] == "response_vote" or "serialized" in message:
+            self._save_hard_state()  # A vote, or a piece of a dump, promises no entry: also on a full disk.
             return
         if self._acknowledges_early or (self._sends_early and message["type"] == "append_entries"):
             self._hand_over()
@@ -315,8 +313,10 @@ class RaftStoreJournal(Staging, _Journal):  # type: ignore[misc]  # PySyncObj ha
         return self._is_stored(entry)
 
     def _meet_dump(self) -> None:
-        """Both entries of a dump were added: go on with the log if it holds them."""
-        self._awaits_dump = False
+        """Both entries of a dump were added: go on with the log if it holds them.
+
+        Whatever cuts this short, an interrupt too, leaves the log: PySyncObj logs it, and goes on.
+        """
         held = range(self._log.first_index, self._log.last_index + 1)
         try:
             self._check_follows_dump(held)
@@ -326,13 +326,13 @@ class RaftStoreJournal(Staging, _Journal):  # type: ignore[misc]  # PySyncObj ha
             raise
         if is_held:
             self._go_on_with_log(held.stop if self._is_fresh else self._end)
-        self._is_fresh = False
+        self._awaits_dump = self._is_fresh = False
 
     def _go_on_with_log(self, stop: int) -> None:
         """Take back the `clear`: the log counts, from the entries of the dump up to `stop`."""
-        self._start, self._stop = self._tail[0][1], stop
+        self._start = self._tail[0][1]
         self._is_cleared = False
-        self._drop_tail()
+        self._drop_tail(stop)
         self._forget_ends()
         self._log.purge(self._start - 1)
 

@@ -109,9 +109,10 @@ class Staging:
         self._tail, self._tail_bytes = [], 0
         self._is_cleared = self._awaits_dump = False
 
-    def _drop_tail(self) -> None:
+    def _drop_tail(self, stop: int) -> None:
+        """Show the log up to `stop`, and nothing after it."""
         self._tail, self._tail_bytes = [], 0
-        self._end = self._stop
+        self._stop = self._end = stop
 
     def _cut_tail(self, index: int) -> None:
         """Drop what waits from `index` on, an index of the tail."""
