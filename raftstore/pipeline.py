@@ -123,8 +123,13 @@ class Pipeline:
 
     def _sleep_for_room(self, waiting: RoomWaiter) -> None:
         assert isinstance(waiting.waiter, ThreadWaiter)
-        if not waiting.waiter.sleep(self._backpressure_timeout_s) and not waiting.granted:
-            raise self.no_room()
+        timeout = self._backpressure_timeout_s
+        deadline = _NEVER if timeout is None else time.monotonic() + timeout
+        while not waiting.waiter.sleep(min(deadline - time.monotonic(), LOOK_UP_S)):
+            if waiting.granted or self.ledger.end is not None:
+                return
+            if time.monotonic() >= deadline:
+                raise self.no_room()
 
     @property
     def backpressure_timeout_s(self) -> float | None:

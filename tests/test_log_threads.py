@@ -29,6 +29,7 @@ from raftstore.errors import (
     VoteError,
 )
 from raftstore.log import RaftLog
+from raftstore.pipeline import Pipeline
 from raftstore.policy import Batch, FlushPolicy, Immediate
 from raftstore.strategy import DiskFirst, MemFirst, Strategy
 from raftstore.testing.memory import MemoryDisk
@@ -509,6 +510,38 @@ def test_an_interrupted_write_is_repeated_before_the_interrupt_goes_on(
         assert log.entries(1) == span(1, 3)
         log.append([entry(3)])
     assert [e.index for batch in disk.writes for e in batch.entries] == [1, 2, 3]
+
+
+def test_an_interrupt_that_swallows_the_wake_up_of_who_waits_for_room_leaves_nobody_asleep(
+    disk: MemoryDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pipeline, "lead", lambda *_: False)  # callers lead, not the flusher
+    with open_log(disk, DiskFirst(), pending_bytes_max=100) as log:
+        ledger = log._session.pipeline.ledger
+        finish, interrupt = ledger.finish, [KeyboardInterrupt()]
+
+        def interrupted() -> object:
+            woken = finish()
+            if woken and interrupt:  # who has room now was found, and is not woken yet
+                raise interrupt.pop()
+            return woken
+
+        def append_once_the_disk_is_busy() -> None:
+            disk.gate.wait_for_arrival()
+            log.append([entry(2)])
+
+        def go_on_once_somebody_waits() -> None:
+            eventually(lambda: len(ledger.room.queue) == 1, "an append waits for room")
+            disk.gate.open()
+
+        monkeypatch.setattr(ledger, "finish", interrupted)
+        with disk.gate.closed():
+            waiting, opening = background(append_once_the_disk_is_busy), background(go_on_once_somebody_waits)
+            with pytest.raises(KeyboardInterrupt):
+                log.append([entry(1)])
+        outcome(opening)
+        outcome(waiting)
+        assert log.durable_index == 2
 
 
 class Interrupts:
