@@ -25,7 +25,9 @@ from rocksdb_tools import (
 )
 
 from raftstore.batch import WriteBatch
-from raftstore.entry import LogId
+from raftstore.entry import HardState, LogId
+from raftstore.errors import StoreFullError
+from raftstore.log import open as open_log
 
 pytestmark = pytest.mark.backend("rocksdb")
 
@@ -103,6 +105,32 @@ def test_appends_resume_when_somebody_else_makes_room(small_disk: Path) -> None:
 def test_the_ballast_takes_at_most_an_eighth_of_the_disk(small_disk: Path) -> None:
     with closing(opened(small_disk, ballast_bytes=1 << 40)):
         assert (small_disk / "ballast").stat().st_size == 6 << 20
+
+
+@pytest.mark.parametrize("mib", [1, 4, 9, 12, 20])
+def test_no_store_is_made_where_its_reserve_does_not_fit(small_disk: Path, mib: int) -> None:
+    """Else nothing would be left for the first vote when others have taken the rest."""
+    others = small_disk.parent / "others"
+    others.write_bytes(bytes((48 - mib) << 20))
+    place = f"rocksdb://{small_disk.parent}/raft"
+    if mib < 12:
+        with pytest.raises(StoreFullError, match="nothing was made"):
+            open_log(place)
+        assert {file.name for file in (small_disk.parent / "raft").iterdir()} == {"LOCK"}
+        os.truncate(others, 20 << 20)
+    with open_log(place) as log:
+        assert log.recovery.created
+        take_the_rest(small_disk.parent / "rest")
+        for term in range(1, 20):
+            log.save_hard_state(HardState(term, "a"))
+    with open_log(place) as log:
+        assert log.hard_state.term == 19
+
+
+def take_the_rest(file: Path) -> None:
+    with suppress(OSError), file.open("wb", buffering=0) as stream:
+        while stream.write(bytes(4096)):
+            pass
 
 
 def test_on_a_file_system_that_does_not_tell_its_size_there_is_room(

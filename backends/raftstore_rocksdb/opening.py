@@ -31,10 +31,13 @@ from raftstore_rocksdb.files import (
 from raftstore_rocksdb.layout import BOUNDS, pack_bounds
 from raftstore_rocksdb.look import mark_disagrees, recovery_of
 from raftstore_rocksdb.mending import mend_current, mend_manifest
-from raftstore_rocksdb.room import Room
+from raftstore_rocksdb.room import Room, no_room
 from raftstore_rocksdb.rows import Rows
 from raftstore_rocksdb.shape import Shape
 from raftstore_rocksdb.state import read_state
+
+NEW_STORE_BYTES: Final = 4 << 20
+"""What RocksDB takes for an empty store, the steps included in which it allocates its logs."""
 
 _KEPT_NOTE: Final = "RocksDB does not say what an unclean stop made it drop of its log: the log is kept."
 
@@ -55,7 +58,7 @@ def open_store(path: Path, room: Room, *, write_buffer_bytes: int, open_timeout_
     if link := symbolic_link(path):
         raise CorruptionError("a symbolic link among the store's files", file=link)
     if not (path / DB).is_dir():
-        _create(path, write_buffer_bytes)
+        _create(path, room, write_buffer_bytes)
     clean, mended = read_clean(path), mend_current(path / DB)
     notes = [] if mended is None else [mended]
     if clean is None:
@@ -91,12 +94,17 @@ def open_engine(path: Path, room: Room, write_buffer_bytes: int) -> Engine:
     return Engine(path / DB, write_buffer_bytes=write_buffer_bytes)
 
 
-def _create(path: Path, write_buffer_bytes: int) -> None:
-    """Make an empty store. It is whole before it has its name: a crash leaves a new store or none."""
+def _create(path: Path, room: Room, write_buffer_bytes: int) -> None:
+    """Make an empty store. It is whole before it has its name: a crash leaves a new store or none.
+
+    Raises `OSError(ENOSPC)`, having left nothing, if the disk has no room for the ballast beside it.
+    """
     if not is_new(path):
         raise CorruptionError(data_is_missing(path), file=path)
     fresh = path / CREATING
     shutil.rmtree(fresh, ignore_errors=True)
+    if not room.has_for_ballast(NEW_STORE_BYTES):
+        raise no_room(path, "the reserve of a new store does not fit")
     fresh.mkdir(mode=0o700)
     engine = Engine(fresh, write_buffer_bytes=write_buffer_bytes, create=True)
     try:

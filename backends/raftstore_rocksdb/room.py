@@ -37,13 +37,17 @@ class Room:
 
     def restore(self) -> bool:
         """Put the ballast back. False if there is no room for it."""
-        size = min(self._ballast_bytes, _disk_bytes(self._path) // _SHARE_MAX)
+        size = self._size()
         if self._held() != size:
             self.release()
             if _free_bytes(self._path) < size + SLACK_BYTES or not _allocate(self._ballast, size):
                 return False
         self._is_whole = True
         return True
+
+    def has_for_ballast(self, beside: int) -> bool:
+        """Whether the ballast, which is not there yet, would fit beside so many bytes more."""
+        return self.has(self._size() + beside)
 
     def release(self) -> None:
         """Give the ballast's room to whoever needs it."""
@@ -66,6 +70,9 @@ class Room:
             return False
         self._sure_bytes -= size
         return True
+
+    def _size(self) -> int:
+        return min(self._ballast_bytes, _disk_bytes(self._path) // _SHARE_MAX)
 
     def _held(self) -> int | None:
         try:
