@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -56,6 +57,16 @@ def _missing(name: str) -> str | None:
     except BackendMissingError as error:
         return str(error)
     return None
+
+
+@pytest.fixture(scope="module")
+def benchmarks_are_importable() -> Iterator[None]:
+    """They are no part of the package. The package that they import is the one that is tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent.parent))
+        yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == "benchmarks"]:
+        del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,7 @@ NEEDS_CC = pytest.mark.skipif(shutil.which("cc") is None, reason="the limit need
 NEEDS_STRACE = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def benchmarks_are_importable() -> Iterator[None]:
-    """They are no part of the package. The package that they import is the one that is tested."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT))
-        yield
-    for name in [name for name in sys.modules if name.partition(".")[0] == "benchmarks"]:
-        del sys.modules[name]
+pytestmark = pytest.mark.usefixtures("benchmarks_are_importable")
 
 
 def module(name: str) -> Any:
