@@ -77,6 +77,20 @@ def test_a_dump_of_which_a_piece_is_missing_replaces_nothing(serializer: Any, le
     assert serializer.deserialize() == "whole"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_dump_that_the_disk_has_no_room_for_ends_no_tick(serializer: Any, tmp_path: Path) -> None:
+    """Its last bytes are written when PySyncObj closes the file, which it does unguarded."""
+    serializer.serialize("whole", 1)
+    (tmp_path / "dump.1.tmp").symlink_to("/dev/full")
+    assert not serializer.setTransmissionData((NEWER, True, False))
+    assert not serializer.setTransmissionData((b"", False, True))
+    assert serializer.deserialize() == "whole"
+    (tmp_path / "dump.1.tmp").unlink()
+    assert not serializer.setTransmissionData((NEWER, True, False))
+    assert serializer.setTransmissionData((b"", False, True))
+    assert serializer.deserialize() == "newer"
+
+
 def serializer_of_a_new_node() -> Any:
     node = pysyncobj.SyncObj(None, ["127.0.0.1:1"], pysyncobj.SyncObjConf(autoTick=False))
     node.destroy()

@@ -77,7 +77,11 @@ class DurableSerializer(_serializer.Serializer):  # type: ignore[misc]  # PySync
         A dump that is not whole, cannot be loaded or is older than the log's beginning takes no place.
         """
         replace = self._replace_checked if self.__dict__[_DESERIALIZER] is None else replace_durably
-        has_come = bool(_replacing(_serializer.Serializer.setTransmissionData, replace)(self, data))
+        try:
+            has_come = bool(_replacing(_serializer.Serializer.setTransmissionData, replace)(self, data))
+        except OSError:  # Closing the file wrote its last bytes.
+            logger.exception("the dump that came is not written to %s", self.__dict__[_FILE])
+            return False
         if has_come:
             self.__dict__[_IS_OVERTAKEN] = self.__dict__[_PID] != 0
             if (journal := self._journal) is not None:
