@@ -207,6 +207,26 @@ def test_on_a_full_disk_appends_are_refused_whole_and_state_and_purge_go_on() ->
         assert everything(backend, last, last + 3) == entries(last, 4)
 
 
+def test_a_quota_that_is_used_up_is_a_full_disk_and_no_failure() -> None:
+    disk = SimulatedDisk()
+    with simulated(disk) as backend:
+        fill(backend, 3)
+
+        def refuse(_number: int, call: str) -> None:
+            if call.startswith("create"):
+                raise OSError(errno.EDQUOT, "quota exceeded")
+
+        disk.before_call = refuse
+        with pytest.raises(OSError, match="quota exceeded") as refused:
+            fill(backend, 30, first=4)
+        assert refused.value.errno == errno.ENOSPC
+        last = backend._state.last_index
+        backend.write(WriteBatch(100, hard_state=b"vote"))
+        disk.before_call = lambda _number, _call: None
+        backend.write(WriteBatch(101, entries=entries(last + 1, 10)))
+        assert everything(backend, 1, last + 10) == entries(1, last + 10)
+
+
 def test_a_refused_append_never_appears_although_its_missing_part_would_be_zeros() -> None:
     # The frame ends in a payload of zeros: what was written before the disk was full looks complete.
     disk = SimulatedDisk()

@@ -87,7 +87,11 @@ class SegmentedBackend:
         if written is None or written.number != batch.number:
             if batch.number <= self._state.number:
                 return
-            written = self._written = self._write_frame(batch)
+            try:
+                written = self._written = self._write_frame(batch)
+            except OSError as error:
+                _tell_no_room(error)
+                raise
         else:  # an interrupt cut `_publish` short: the background thread may not have been asked
             self._worker.submit(self._space.keep_up)
         self._publish(batch, written)
@@ -110,9 +114,13 @@ class SegmentedBackend:
 
     def maintain(self) -> None:
         """Mark the end, so that a later opening can prove it, and remove segments that count no more."""
-        if self._unmarked and self._written is None:
-            self._mark()
-        self._space.retire(self._catalog)
+        try:
+            if self._unmarked and self._written is None:
+                self._mark()
+            self._space.retire(self._catalog)
+        except OSError as error:
+            _tell_no_room(error)
+            raise
         if self._space.is_removing:
             self._worker.submit(partial(_upkeep, self._worker, self._catalog, self._space))
         if not self._space.is_ready():
@@ -304,6 +312,12 @@ class SegmentedBackend:
             return
         self._append_other(segment, data)
         write_pointer(self._files, segment, Pointer(offset, CLOSED))
+
+
+def _tell_no_room(error: OSError) -> None:
+    """Raise what says so in the words of `DiskBackend.write`, if `error` means a quota that is used up."""
+    if is_full(error) and error.errno != errno.ENOSPC:
+        raise OSError(errno.ENOSPC, f"no room left: {error.strerror}") from error
 
 
 def _apply(state: LogState, batch: WriteBatch) -> None:
