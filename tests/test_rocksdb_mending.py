@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("rocksdict")
 pytest.importorskip("crc32c", reason="nothing is mended without it: pip install 'raftstore[rocksdb]'")
 
-from raftstore_rocksdb import RocksdbBackend
+from raftstore_rocksdb import RocksdbBackend, mending
 from raftstore_rocksdb.engine import Engine
 from raftstore_rocksdb.layout import entry_key
 from raftstore_rocksdb.manifest import Manifest, UnreadableError, read_manifest
@@ -281,6 +281,24 @@ def test_current_is_not_set_to_a_manifest_that_a_second_power_cut_left_empty(pat
     with closing(opened(path)) as backend:
         assert backend.recovery.last.index == WRITES
         assert any(whole.name in note for note in backend.recovery.notes)
+
+
+def test_no_number_of_old_manifests_makes_mending_endless(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db, looked = path / "db", list[Path]()
+    db.mkdir()
+    (db / "CURRENT").write_text("MANIFEST-1000000\n")
+    for number in range(999_900, 1_000_000):
+        (db / f"MANIFEST-{number}").touch()
+
+    def read(file: Path) -> Manifest:
+        looked.append(file)
+        return read_manifest(file)
+
+    monkeypatch.setattr(mending, "read_manifest", read)
+    assert mend_current(db) is None
+    assert [file.name for file in looked] == [f"MANIFEST-{999_999 - n}" for n in range(mending.OLDER_MAX)]
 
 
 def test_a_manifest_counts_the_changes_in_sorted_files_and_none_that_only_a_log_has(path: Path) -> None:

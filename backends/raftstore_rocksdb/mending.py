@@ -29,6 +29,9 @@ from raftstore_rocksdb.files import sync_directory
 from raftstore_rocksdb.manifest import Manifest, UnreadableError, read_manifest
 from raftstore_rocksdb.records import are_readable, whole_records
 
+OLDER_MAX: Final = 8
+"""So many older manifests are looked at. RocksDB leaves one, and one more for each opening cut short."""
+
 _BATCH: Final = Struct("<QI")
 """A record of a log begins with the number of its first change, and how many it has."""
 _LOG: Final = re.compile(r"(\d{6,19})\.log")
@@ -96,7 +99,8 @@ def _go_back(db: Path, current: tuple[str, int], manifest: Manifest) -> str | No
 def _older(db: Path, number: int) -> tuple[str, int] | None:
     """The newest manifest with a lower number that is whole and has all its files, and what it reaches."""
     there = _numbers(db, _SORTED)
-    for name in sorted((name for name, other in manifests(db) if other < number), reverse=True):
+    older = sorted(((other, name) for name, other in manifests(db) if other < number), reverse=True)
+    for _, name in older[:OLDER_MAX]:
         with suppress(UnreadableError):
             manifest = read_manifest(db / name)
             reached = reach(db, manifest)
