@@ -37,7 +37,7 @@ class Manifest(msgspec.Struct):
     """Every change up to this one is in sorted files."""
     files: set[int] = msgspec.field(default_factory=set[int])
     """The numbers of the sorted files."""
-    ever: set[int] = msgspec.field(default_factory=set)
+    ever: set[int] = msgspec.field(default_factory=set[int])
     """The numbers of these and of those that were there before."""
     stop: int = 0
     """Where the last whole record ends."""
