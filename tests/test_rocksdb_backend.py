@@ -303,6 +303,10 @@ def test_what_rocksdb_calls_corruption_names_file_and_offset() -> None:
     assert (error.file, error.offset) == (Path("/a/b/000012.sst"), 99)
 
 
+def test_an_options_file_that_rocksdb_cannot_make_sense_of_is_corruption() -> None:
+    assert isinstance(translate("NotFound: Missing configurable object: table_factory"), CorruptionError)
+
+
 def test_a_store_that_is_open_in_this_process_is_locked_and_left_alone(path: Path) -> None:
     with closing(opened(path)) as backend:
         backend.write(append(1, 1))

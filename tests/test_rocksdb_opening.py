@@ -211,6 +211,23 @@ def test_opening_after_an_unclean_stop_gives_up_on_a_store_that_rocksdb_does_not
         assert backend.recovery.last == LogId(1, 1)
 
 
+def test_a_store_whose_manifest_is_damaged_is_tried_first_although_it_was_closed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One flipped bit may be enough for RocksDB never to come back."""
+    with closing(opened(path)) as backend:
+        backend.write(append(1, 1))
+    stuck = path.with_name("stuck")
+    stuck.write_text("#!/bin/sh\nexec sleep 600\n")
+    stuck.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", os.fspath(stuck))
+    opened(path).close()  # Whole: there is no trial.
+    (manifest,) = path.glob("db/MANIFEST-*")
+    flip(manifest, manifest.stat().st_size // 2)
+    with pytest.raises(CorruptionError, match="did not finish reading"):
+        opened(path, open_timeout_s=0.05)
+
+
 def test_opening_does_not_depend_on_a_child_process_that_cannot_work(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

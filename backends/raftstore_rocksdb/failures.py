@@ -39,7 +39,7 @@ _NAMED: Final = {
 _PLACE: Final = re.compile(r"(/\S+?\.(?:sst|log)|/\S*/(?:MANIFEST-\d+|CURRENT))(?:\s+offset\s+(\d+))?")
 _STALLED: Final = ("Incomplete", "Result incomplete")
 _LOCKED: Final = ("lock hold by current process", os.strerror(errno.EAGAIN))
-_CORRUPT: Final = ("Corruption", "Invalid argument", "Not found")
+_CORRUPT: Final = ("Corruption", "Invalid argument", "Not found", "NotFound")
 _NEWER: Final = ("Not implemented", "Operation not supported")
 
 

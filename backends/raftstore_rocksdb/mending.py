@@ -57,6 +57,16 @@ def mend_manifest(db: Path, keep: Path | None = None) -> str | None:
     return None
 
 
+def manifest_is_whole(db: Path) -> bool:
+    """Whether the manifest that counts is known to be readable to its end. RocksDB may not come back from one
+    that is damaged. Raises nothing."""
+    current = named(db)
+    if are_readable() and current is not None:
+        with suppress(UnreadableError, OSError):
+            return not read_manifest(db / current[0]).is_torn
+    return False
+
+
 def mend_current(db: Path) -> str | None:
     """If `CURRENT` names a manifest that is not there, let it name the newest older one that is whole.
 

@@ -1,4 +1,4 @@
-"""Opens a store: makes it if it is new, tries it first if its last stop was unclean, checks what it holds."""
+"""Opens a store: makes it if it is new, tries it first if that is in doubt, checks what it holds."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from raftstore_rocksdb.files import (
 )
 from raftstore_rocksdb.layout import BOUNDS, pack_bounds
 from raftstore_rocksdb.look import mark_disagrees, recovery_of
-from raftstore_rocksdb.mending import mend_current, mend_manifest
+from raftstore_rocksdb.mending import manifest_is_whole, mend_current, mend_manifest
 from raftstore_rocksdb.room import Room, no_room
 from raftstore_rocksdb.rows import Rows
 from raftstore_rocksdb.shape import Shape
@@ -61,7 +61,7 @@ def open_store(path: Path, room: Room, *, write_buffer_bytes: int, open_timeout_
         _create(path, room, write_buffer_bytes)
     clean, mended = read_clean(path), mend_current(path / DB)
     notes = [] if mended is None else [mended]
-    if clean is None:
+    if clean is None or not manifest_is_whole(path / DB):
         notes += _look_first(path, open_timeout_s)
     kept = clean is None and keep_wal(path)
     bytes_read = _bytes_to_read(path / DB)
@@ -119,7 +119,7 @@ def _create(path: Path, room: Room, write_buffer_bytes: int) -> None:
 
 
 def _look_first(path: Path, timeout_s: float) -> list[str]:
-    """After an unclean stop: see in a child process that RocksDB comes back from reading the store at all."""
+    """See in a child process that RocksDB comes back from reading the store at all."""
     try:
         for left in path.glob(f"{LINKS_PREFIX}*"):
             shutil.rmtree(left, ignore_errors=True)
