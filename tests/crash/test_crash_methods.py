@@ -6,6 +6,7 @@ The whole of it is `python -m raftstore.testing.crash`.
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,12 @@ from random import Random
 import msgspec
 import pytest
 
+from raftstore.errors import StoreFullError
+from raftstore.log import RaftLog
 from raftstore.testing.crash.bench import Bench
 from raftstore.testing.crash.disk import Disk
-from raftstore.testing.crash.events import Kind, decode
+from raftstore.testing.crash.driver import drive
+from raftstore.testing.crash.events import Kind, Reporter, decode
 from raftstore.testing.crash.faults import KINDS, fail_at, sweep
 from raftstore.testing.crash.image import Image, left_by
 from raftstore.testing.crash.kill import kill_at_calls, kill_at_random
@@ -137,6 +141,27 @@ def test_a_planted_bug_is_caught(bench: Bench, backend: str, method: str, name: 
 
 def test_every_bug_that_can_be_planted_must_be_found_by_some_method() -> None:
     assert {name for method in METHODS for name in method.plants} == {plant.name for plant in PLANTS}
+
+
+@segmented
+def test_a_log_that_a_full_disk_keeps_open_is_closed_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Plan(backend="segmented", seed=1, steps=3, mix="plain")
+    assert "reopen" not in {step.call for step in plan.workload().steps}
+    honest, refusals = RaftLog.close, [StoreFullError("no room")]
+
+    def close(log: RaftLog) -> None:
+        if refusals:
+            raise refusals.pop()
+        honest(log)
+
+    monkeypatch.setattr(RaftLog, "close", close)
+    reporter = Reporter(tmp_path / "events")
+    drive(plan, tmp_path / "store", reporter)
+    os.close(reporter.fd)
+    kinds = [event.kind for event in decode((tmp_path / "events").read_bytes())]
+    assert kinds[-2:] == [Kind.REFUSED, Kind.CLOSED]
 
 
 @segmented

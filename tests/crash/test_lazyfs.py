@@ -20,6 +20,7 @@ from raftstore.testing.crash import lazyfs_mount
 from raftstore.testing.crash.block_mount import is_mounted
 from raftstore.testing.crash.lazyfs import TORN_FILES, choose_torn
 from raftstore.testing.crash.lazyfs_mount import (
+    STORES,
     VARIABLE,
     LazyFs,
     LazyFsError,
@@ -185,6 +186,15 @@ def test_what_was_not_synced_is_gone_and_what_was_is_there(tmp_path: Path) -> No
         disk.clear()
         assert (disk.path / "synced").read_bytes() == b"words"
         assert (disk.path / "not").read_bytes() == b""
+
+
+@needs_lazyfs
+def test_where_lazyfs_is_gone_nobody_can_make_a_new_store(tmp_path: Path) -> None:
+    with LazyFs(tmp_path) as disk:
+        disk.unmount()
+        for name in STORES:
+            with pytest.raises(NotADirectoryError):
+                (disk.path / name / "store").mkdir(parents=True)
 
 
 @needs_lazyfs

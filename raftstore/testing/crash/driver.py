@@ -99,15 +99,23 @@ class _Driver:
     def _close(self) -> None:
         number, well = self._next - 1, not self._stopped.is_set()
         try:
-            self._log.close()
-        except StoreFullError:
-            self._tell(Kind.REFUSED, number)
+            if self._is_closed(number) and well:
+                self._tell(Kind.CLOSED, number)
         except StoreFailedError as error:
             if well:
                 self._fail(number, error)
-        else:
-            if well:
-                self._tell(Kind.CLOSED, number)
+
+    def _is_closed(self, number: int) -> bool:
+        """Close it, and again while the disk is full: what was acknowledged keeps it open."""
+        for _ in range(self._plan.retries + 1):
+            try:
+                self._log.close()
+            except StoreFullError:
+                self._tell(Kind.REFUSED, number)
+                time.sleep(RETRY_S)
+            else:
+                return True
+        return False
 
     def _work_in_threads(self) -> None:
         def body() -> None:

@@ -18,13 +18,12 @@ import msgspec
 
 from raftstore.testing.crash.bench import Bench
 from raftstore.testing.crash.lab import Run
-from raftstore.testing.crash.lazyfs_mount import LazyFs, Torn, lacking
+from raftstore.testing.crash.lazyfs_mount import STORES, LazyFs, Torn, lacking
 from raftstore.testing.crash.method import Round
 from raftstore.testing.crash.oracle import History, Promise
 from raftstore.testing.crash.plan import Plan
 from raftstore.testing.crash.repeated import CrashedStore
 
-STORES_A_ROUND: Final = 2
 CUTS_A_STORE: Final = 4
 TORN_FILES: Final[Mapping[str, str]] = MappingProxyType({"segmented": "*.seg", "rocksdb": "*.log"})
 """The files in whose un-synced writes any bytes may be missing, by backend. LMDB counts on whole sectors."""
@@ -42,9 +41,9 @@ def needs(_bench: Bench) -> str | None:
 def run(round_: Round) -> None:
     """Some stores, one after the other, on one LazyFS."""
     with LazyFs(round_.bench.lab.scratch) as disk:
-        for number in range(STORES_A_ROUND):
+        for number, name in enumerate(STORES):
             if not round_.is_over:
-                arena = disk.path / f"arena{number}"
+                arena = disk.path / name
                 arena.mkdir()
                 cuts, plan = _Cuts(round_.bench, round_.random, disk, arena), round_.plan(other=number)
                 CrashedStore(

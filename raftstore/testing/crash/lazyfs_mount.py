@@ -95,6 +95,10 @@ def configuration(asked: Path, answered: Path, torn: Torn | None) -> str:
     )
 
 
+STORES: Final = ("arena0", "arena1")
+"""The directories on it. Where it is not mounted these are files, so that nobody makes a new store there."""
+
+
 class LazyFs:
     """A context, in which LazyFS is mounted at `path`. After it nothing is mounted and nothing left.
 
@@ -116,6 +120,8 @@ class LazyFs:
         shutil.rmtree(self._place, ignore_errors=True)
         for directory in (self._place, self.root, self.path):
             directory.mkdir()
+        for name in STORES:
+            (self.path / name).touch()
         try:
             for fifo in (self._asked, self._answered):
                 os.mkfifo(fifo, 0o600)
