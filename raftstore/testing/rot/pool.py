@@ -31,7 +31,7 @@ from raftstore.testing.rot.specimen import Order, Specimen, build, write_tree
 from raftstore.testing.rot.trial import WAYS, Answer, GoneOn, Way, go_on, look
 
 TIMEOUT_S: Final = 240.0
-"""More than what the backends wait for an engine that does not come back, when a store is verified and opened."""
+"""More than what backends wait for an engine that does not come back, when a store is verified and opened."""
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
