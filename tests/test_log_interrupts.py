@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import linecache
-import sys
 from collections.abc import Callable
+from functools import cache
 from itertools import count
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import pytest
+from interrupting import interrupt
 
 import raftstore
 from raftstore.entry import HardState, LogId
@@ -46,27 +46,14 @@ POLICIES = {"append": Batch(4, 10**6)}
 
 def interrupted(step: int, call: Callable[[], object]) -> bool:
     """Raise KeyboardInterrupt at the `step`-th line of the core that `call` runs; False if it has fewer."""
-    left = step
-
-    def trace(frame: FrameType, event: str, _argument: Any) -> Any:
-        nonlocal left
-        if Path(frame.f_code.co_filename).parent != CORE:
-            return None
-        if event == "line" and not _is_with(frame):
-            left -= 1
-            if left == 0:
-                raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
+    with interrupt(step, is_core, lambda frame: not _is_with(frame)) as where:
         call()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        sys.settrace(before)
-    return left <= 0
+    return bool(where)
+
+
+@cache
+def is_core(filename: str) -> bool:
+    return Path(filename).parent == CORE
 
 
 def _is_with(frame: FrameType) -> bool:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from types import FrameType
-from typing import Any
+import itertools
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
+from interrupting import interrupt
 
 pytest.importorskip("pysyncobj")
 
@@ -89,42 +87,18 @@ def test_what_was_kept_before_a_snapshot_is_forgotten() -> None:
         assert journal[:] == [(b"new", 3, 2)]
 
 
-def interrupted_at(step: int, act: Callable[[], None]) -> bool:
-    """Run `act`, and raise KeyboardInterrupt at its `step`th line in `Recent`. Whether it had as many."""
-    left = step
-
-    def trace(frame: FrameType, event: str, _: object) -> Any:
-        nonlocal left
-        if frame.f_code.co_filename != recent_module.__file__:
-            return None  # A collection of garbage may begin anywhere.
-        left -= event == "line"
-        if left < 0:
-            sys.settrace(None)
-            raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        act()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
-
-
 @pytest.mark.parametrize("start", [1, 3, 6, 9], ids=["all", "some", "none", "a hole"])
 def test_an_interrupt_leaves_no_entry_under_the_index_of_another(start: int) -> None:
     """A program that ticks by itself may go on after one; the entries are sent and applied by index."""
-    step, is_interrupted = 0, True
-    while is_interrupted:
+    for step in itertools.count(1):
         recent = Recent()
         recent.extend([(b"old", index, 1) for index in range(1, 6)], 15)
         added = [(b"new", index, 2) for index in range(start, start + 3)]
-        is_interrupted = interrupted_at(step, lambda: recent.extend(added, 9))  # noqa: B023
+        with interrupt(step, lambda file: file == recent_module.__file__) as where:
+            recent.extend(added, 9)
         for index in range(1, 13):
             found = recent.read(index, 13)
-            assert [entry[1] for entry in found] == list(range(index, index + len(found))), step
-        step += 1
-    assert step > 5
+            assert [entry[1] for entry in found] == list(range(index, index + len(found))), where
+        if not where:
+            assert step > 5
+            return

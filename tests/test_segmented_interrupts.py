@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import dis
 import linecache
-import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from itertools import count
 from pathlib import Path
 from random import Random
 from types import CodeType, FrameType
-from typing import Any
 
 import pytest
 import raftstore_segmented
+from interrupting import interrupt
 from raftstore_segmented import SegmentedBackend, space, zeroing
 from raftstore_segmented.testing import SimulatedDisk
 
@@ -179,33 +177,6 @@ def is_ours(filename: str) -> bool:
     return file.parent == PACKAGE and file.name != "testing.py"
 
 
-@contextmanager
-def interrupt(step: int) -> Iterator[list[str]]:
-    """KeyboardInterrupt at the `step`-th line of the package, in this thread; yields where that was."""
-    left, where = step, list[str]()
-
-    def enter(frame: FrameType, _event: str, _argument: Any) -> Any:
-        return trace if is_ours(frame.f_code.co_filename) else None
-
-    def trace(frame: FrameType, event: str, _argument: Any) -> Any:
-        nonlocal left
-        if event == "line" and may_be_interrupted(frame):
-            left -= 1
-            if left == 0:
-                where.append(f"{frame.f_code.co_qualname}, line {frame.f_lineno}")
-                raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(enter)
-    try:
-        yield where
-    except KeyboardInterrupt:
-        pass
-    finally:
-        sys.settrace(before)
-
-
 def held(disk: SimulatedDisk) -> Model:
     """What a store holds when it is opened."""
     backend = SegmentedBackend(HERE, segment_bytes=SEGMENT_BYTES, _files=disk)
@@ -237,7 +208,7 @@ def interrupted_once(place: Callable[[Opened], None], batch: WriteBatch, step: i
     store = Opened()
     try:
         place(store)
-        with interrupt(step) as where:
+        with interrupt(step, is_ours, may_be_interrupted) as where:
             store.backend.write(batch)
         if where and step % 2:
             store.go_on()
