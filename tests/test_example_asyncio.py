@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ from pathlib import Path
 import pytest
 from raftstore_asyncio_kv.client import Client
 from raftstore_asyncio_kv.wire import Seen
+
+from raftstore.demo.cluster import free_ports
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 WRITERS = 4
@@ -120,15 +121,7 @@ class Writers:
 
 
 def free_addresses(count: int) -> list[str]:
-    """Addresses that were free a moment ago, all different."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    return [f"127.0.0.1:{port}" for port in free_ports(count)]
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import gc
 import os
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,11 +18,11 @@ pytest.importorskip("pysyncobj")
 
 import pysyncobj  # type: ignore[import-untyped,unused-ignore]
 from pysyncobj.transport import TCPTransport  # type: ignore[import-untyped,unused-ignore]
+from pysyncobj_tools import DEADLINE_S, StoreWords, Words, free_addresses, tick_until
 
 from raftstore.adapters.pysyncobj import (
     DurableTransportMixin,
     RaftStoreJournal,
-    StoreSyncObj,
     install,
     patch,
 )
@@ -33,7 +32,6 @@ from raftstore.errors import ConfigError, StoreLockedError
 from raftstore.registry import backend_names
 from raftstore.strategy import DiskFirst, MemFirst
 
-DEADLINE_S = 30.0
 BACKENDS = [pytest.param(name, marks=pytest.mark.backend(name)) for name in backend_names()]
 STRATEGIES = [DiskFirst(), MemFirst(sync_on_commit=True)]
 PYSYNCOBJ_LEAVES_FILES_OPEN = pytest.mark.filterwarnings(
@@ -42,30 +40,6 @@ PYSYNCOBJ_LEAVES_FILES_OPEN = pytest.mark.filterwarnings(
 PYSYNCOBJ_FORKS_WITH_THREADS = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 PROMISES = {"next_node_idx", "response_vote", "request_vote"}
 """Messages that tell a peer what the sender stores."""
-
-
-class Words(pysyncobj.SyncObj):  # type: ignore[misc]
-    """A replicated list, ticked by hand: nothing happens between two ticks."""
-
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self.words: list[str] = []
-
-    @pysyncobj.replicated  # type: ignore[untyped-decorator]
-    def put(self, word: str) -> None:
-        self.words = [*self.words, word]
-
-
-class StoreWords(StoreSyncObj):
-    """The same, without a patch."""
-
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self.words: list[str] = []
-
-    @pysyncobj.replicated  # type: ignore[untyped-decorator]
-    def put(self, word: str) -> None:
-        self.words = [*self.words, word]
 
 
 def conf(**settings: Any) -> Any:
@@ -83,13 +57,7 @@ def conf(**settings: Any) -> Any:
 
 @pytest.fixture
 def addresses() -> list[str]:
-    sockets = [socket.socket() for _ in range(3)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    found = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
-    for each in sockets:
-        each.close()
-    return found
+    return free_addresses(3)
 
 
 @pytest.fixture
@@ -113,14 +81,6 @@ def installed() -> Iterator[Callable[..., None]]:
     yield install_it
     for each in undo:
         each()
-
-
-def tick_until(nodes: list[Any], condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < end, [node.getStatus() for node in nodes]
-        for node in nodes:
-            node.doTick(0.0)
 
 
 def put_all(nodes: list[Any], words: list[str], leader: Any = None) -> list[str]:

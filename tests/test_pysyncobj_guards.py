@@ -16,42 +16,18 @@ import pytest
 
 pysyncobj: Any = pytest.importorskip("pysyncobj", reason="the adapter needs PySyncObj")
 
-from raftstore.adapters.pysyncobj import RaftStoreJournal, StoreSyncObj, install, wiring
+from pysyncobj_tools import DEADLINE_S, StoreWords, Words, free_addresses, tick_until
+
+from raftstore.adapters.pysyncobj import RaftStoreJournal, install, wiring
 from raftstore.adapters.pysyncobj.wiring import journal_of
-from raftstore.demo.cluster import free_ports
 from raftstore.errors import ConfigError, RaftStoreError, StoreFullError
 from raftstore.log import RaftLog
 from raftstore.testing.memory import MemoryDisk
 from raftstore.testing.open_log import open_log
 
-DEADLINE_S = 60.0
 NO_OP = b"\x01"
 ACK = {"type": "next_node_idx"}
 MESSAGE = {"type": "append_entries", "term": 1, "commit_index": 50}
-
-
-class Words(pysyncobj.SyncObj):  # type: ignore[misc]
-    """A replicated list, ticked by hand."""
-
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self.words: list[str] = []
-
-    @pysyncobj.replicated  # type: ignore[untyped-decorator]
-    def put(self, word: str) -> None:
-        self.words = [*self.words, word]
-
-
-class StoreWords(StoreSyncObj):
-    """The same, without a patch."""
-
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self.words: list[str] = []
-
-    @pysyncobj.replicated  # type: ignore[untyped-decorator]
-    def put(self, word: str) -> None:
-        self.words = [*self.words, word]
 
 
 Make = Callable[..., Any]
@@ -59,7 +35,7 @@ Make = Callable[..., Any]
 
 @pytest.fixture
 def addresses() -> list[str]:
-    return [f"127.0.0.1:{port}" for port in free_ports(3)]
+    return free_addresses(3)
 
 
 @pytest.fixture
@@ -96,19 +72,12 @@ def make(request: pytest.FixtureRequest, tmp_path: Path, log: RaftLog) -> Iterat
         undo()
 
 
-def tick_until(node: Any, condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < end, node.getStatus()
-        node.doTick(0.0)
-
-
 def test_a_tick_on_a_full_disk_ends_early_and_later_all_goes_on(
     make: Make, addresses: list[str], disk: MemoryDisk
 ) -> None:
     """A program that ticks by itself, as Patroni's, would lose its thread on an exception."""
     node = make(addresses[:1])
-    tick_until(node, node._isLeader)
+    tick_until([node], node._isLeader)
     acknowledged: list[int] = []
     disk.full = True
     node.put("a", callback=lambda _, error: acknowledged.append(error))
@@ -116,7 +85,7 @@ def test_a_tick_on_a_full_disk_ends_early_and_later_all_goes_on(
         node.doTick(0.0)
     assert (acknowledged, node.words) == ([], [])
     disk.full = False
-    tick_until(node, lambda: acknowledged == [pysyncobj.FAIL_REASON.SUCCESS])
+    tick_until([node], lambda: acknowledged == [pysyncobj.FAIL_REASON.SUCCESS])
     assert node.words == ["a"]
 
 
@@ -174,12 +143,12 @@ def test_a_log_without_its_beginning_is_refused_when_there_is_no_dump(
 ) -> None:
     """PySyncObj would start with no state at all, and not say so."""
     node = make(addresses[:1])
-    tick_until(node, node._isLeader)
+    tick_until([node], node._isLeader)
     for word in ("a", "b", "c"):
         node.put(word)
-    tick_until(node, lambda: node.words == ["a", "b", "c"])
+    tick_until([node], lambda: node.words == ["a", "b", "c"])
     node.forceLogCompaction()
-    tick_until(node, lambda: log.first_index > 1)
+    tick_until([node], lambda: log.first_index > 1)
     node.destroy()
     dump = tmp_path / "dump"
     dump.rename(tmp_path / "elsewhere")
@@ -188,7 +157,7 @@ def test_a_log_without_its_beginning_is_refused_when_there_is_no_dump(
     gc.collect()
     (tmp_path / "elsewhere").rename(dump)
     again = make(addresses[:1])
-    tick_until(again, lambda: again.words == ["a", "b", "c"])
+    tick_until([again], lambda: again.words == ["a", "b", "c"])
 
 
 def follow_to_50(make: Make, addresses: list[str]) -> tuple[Any, RaftStoreJournal, Callable[..., None]]:
@@ -224,7 +193,7 @@ def test_a_dump_older_than_the_log_takes_nothing_from_a_running_node(
     node, journal, tell = follow_to_50(make, addresses)
     node.words = ["all"]
     node.forceLogCompaction()
-    tick_until(node, lambda: journal.log.first_index == 49)
+    tick_until([node], lambda: journal.log.first_index == 49)
     before = (tmp_path / "dump").read_bytes()
     send_dump(tell, dump_at(20, {"words": ["old"]}))
     assert (journal.log.first_index, journal.log.last_index, journal.log.commit_index) == (49, 50, 50)

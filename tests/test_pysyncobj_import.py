@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
-import socket
 import struct
 import sys
-import time
 import tracemalloc
 import warnings
 from collections.abc import Callable
@@ -20,9 +18,10 @@ pytest.importorskip("pysyncobj")
 
 import pysyncobj  # type: ignore[import-untyped,unused-ignore]
 from pysyncobj.journal import FileJournal  # type: ignore[import-untyped,unused-ignore]
+from pysyncobj_tools import StoreWords, Words, free_addresses, tick_until
 
 import raftstore
-from raftstore.adapters.pysyncobj import RaftStoreJournal, StoreSyncObj, import_journal, importing
+from raftstore.adapters.pysyncobj import RaftStoreJournal, import_journal, importing
 from raftstore.adapters.pysyncobj.journal_file import read_entries, read_hard_state
 from raftstore.entry import Entry, HardState, LogId
 from raftstore.errors import (
@@ -36,7 +35,6 @@ from raftstore.errors import (
 OPTIONS = {"segmented": "segment_bytes=64KiB&", "lmdb": "map_bytes=16MiB&ballast_bytes=64KiB&", "rocksdb": ""}
 BACKENDS = [pytest.param(name, marks=pytest.mark.backend(name)) for name in OPTIONS]
 HEADER_BYTES = 40
-DEADLINE_S = 30.0
 SIZE = struct.Struct("<I")
 
 
@@ -172,56 +170,26 @@ def test_the_term_is_never_below_the_last_entry_as_in_pysyncobj(journal: Path, u
     assert import_journal(journal, url).hard_state == HardState(4, None, 3)
 
 
-class Words(pysyncobj.SyncObj):  # type: ignore[misc]
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self.words: list[str] = []
-
-    @pysyncobj.replicated  # type: ignore[untyped-decorator]
-    def put(self, word: str) -> None:
-        self.words = [*self.words, word]
-
-
-class StoreWords(StoreSyncObj):
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self.words: list[str] = []
-
-    @pysyncobj.replicated  # type: ignore[untyped-decorator]
-    def put(self, word: str) -> None:
-        self.words = [*self.words, word]
-
-
 @pytest.fixture
 def address() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return f"127.0.0.1:{port}"
-
-
-def tick_until(node: Any, condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < end, node.getStatus()
-        node.doTick(0.0)
+    return free_addresses(1)[0]
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_node_goes_on_in_the_store_where_its_file_ended(tmp_path: Path, url: str, address: str) -> None:
     old = Words(address, [], pysyncobj.SyncObjConf(autoTick=False, journalFile=str(tmp_path / "journal")))
-    tick_until(old, old._isLeader)
+    tick_until([old], old._isLeader)
     for word in ("a", "b", "c"):
         old.put(word)
-    tick_until(old, lambda: old.words == ["a", "b", "c"])
+    tick_until([old], lambda: old.words == ["a", "b", "c"])
     term = old.raftCurrentTerm
     old.destroy()
     import_journal(tmp_path / "journal", url)
     new = StoreWords(address, [], pysyncobj.SyncObjConf(autoTick=False), store=url)
     assert new.raftCurrentTerm == term
-    tick_until(new, lambda: new._isLeader() and new.words == ["a", "b", "c"])
+    tick_until([new], lambda: new._isLeader() and new.words == ["a", "b", "c"])
     new.put("d")
-    tick_until(new, lambda: new.words == ["a", "b", "c", "d"])
+    tick_until([new], lambda: new.words == ["a", "b", "c", "d"])
     new.destroy()
 
 
