@@ -21,6 +21,7 @@ import pytest
 
 from raftstore.errors import BackendMissingError
 from raftstore.registry import backend_class
+from raftstore.testing.memory import MemoryDisk
 
 GRACE_S = 30.0
 """For what a test gave up to be gone: a finalizer only signals. Only a failing test waits so long."""
@@ -77,6 +78,20 @@ def private_tmp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("TMPDIR", str(path))
         patch.setattr(tempfile, "tempdir", str(path))
         yield path
+
+
+@pytest.fixture
+def disk() -> MemoryDisk:
+    """An empty disk in memory, for `open_log`."""
+    return MemoryDisk()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """An empty directory, as the core makes one for a store."""
+    store = tmp_path / "store"
+    store.mkdir(mode=0o700)
+    return store
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from log_tools import both
 
 import raftstore.aio
 from raftstore.aio import AsyncRaftLog
@@ -20,14 +21,8 @@ from raftstore.testing.memory import MemoryDisk
 from raftstore.testing.open_log import close_broken, open_log
 from raftstore.testing.tools import PATIENCE_S, entry, eventually, run, span
 
-both = pytest.mark.parametrize("strategy", [DiskFirst(), MemFirst()], ids=["DiskFirst", "MemFirst"])
 Opener = Callable[[MemoryDisk, Strategy], RaftLog]
 Body = Callable[[AsyncRaftLog], Coroutine[Any, Any, None]]
-
-
-@pytest.fixture
-def disk() -> MemoryDisk:
-    return MemoryDisk()
 
 
 def little_room(disk: MemoryDisk, strategy: Strategy) -> RaftLog:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from log_tools import both
 from raftstore_asyncio_kv import kv
 from raftstore_asyncio_kv.leader import Leadership
 from raftstore_asyncio_kv.node import Node
@@ -25,13 +26,12 @@ from raftstore_asyncio_kv.wire import (
     Voted,
 )
 
-from raftstore import DiskFirst, Entry, HardState, LogId, MemFirst, RaftLog, Splice, Strategy
+from raftstore import DiskFirst, Entry, HardState, LogId, RaftLog, Splice, Strategy
 from raftstore.aio import AsyncRaftLog
 from raftstore.testing.memory import MemoryDisk
 from raftstore.testing.open_log import open_log
 from raftstore.testing.tools import PATIENCE_S, eventually, run, span
 
-both = pytest.mark.parametrize("strategy", [DiskFirst(), MemFirst()], ids=["DiskFirst", "MemFirst"])
 ADDRESSES = {"n1": "127.0.0.1:1", "n2": "127.0.0.1:2", "n3": "127.0.0.1:3"}
 NOTHING = LogId(0, 0)
 TERM = 5

@@ -73,11 +73,12 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
+from log_tools import NEVER, both
 
 from raftstore.entry import NO_ENTRY, Entry, HardState, LogId
 from raftstore.errors import TruncatedError, VoteError
 from raftstore.policy import Batch
-from raftstore.strategy import DiskFirst, MemFirst, Strategy
+from raftstore.strategy import DiskFirst, Strategy
 from raftstore.testing import LogSuite
 from raftstore.testing.memory import MemoryDisk
 from raftstore.testing.open_log import open_log
@@ -92,17 +93,6 @@ from raftstore.testing.tools import (
     run,
     span,
 )
-
-STRATEGIES = [DiskFirst(), MemFirst()]
-NEVER = Batch(10**6, 10**6)
-"""A policy under which nothing but an urgent call flushes."""
-
-both = pytest.mark.parametrize("strategy", STRATEGIES, ids=["DiskFirst", "MemFirst"])
-
-
-@pytest.fixture
-def disk() -> MemoryDisk:
-    return MemoryDisk()
 
 
 def test_the_catalogue_names_tests_that_exist() -> None:

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from log_tools import both
 
 from raftstore.entry import LogId
-from raftstore.strategy import DiskFirst, MemFirst, Strategy
+from raftstore.strategy import MemFirst, Strategy
 from raftstore.testing.memory import MemoryDisk
 from raftstore.testing.open_log import open_log
 from raftstore.testing.tools import entry, run, span
-
-both = pytest.mark.parametrize("strategy", [DiskFirst(), MemFirst()], ids=["DiskFirst", "MemFirst"])
-
-
-@pytest.fixture
-def disk() -> MemoryDisk:
-    return MemoryDisk()
 
 
 def fill(disk: MemoryDisk, count: int, size: int = 100) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+from log_tools import both, policies
 
 from raftstore.batch import WriteBatch
 from raftstore.entry import HardState, LogId
@@ -19,22 +20,15 @@ from raftstore.errors import (
 )
 from raftstore.hardstate import decode_hard_state
 from raftstore.log import RaftLog
-from raftstore.policy import Batch, FlushPolicy, Immediate
-from raftstore.strategy import DiskFirst, MemFirst, Strategy
+from raftstore.policy import FlushPolicy
+from raftstore.strategy import DiskFirst, Strategy
 from raftstore.testing.memory import MemoryBackend, MemoryDisk
 from raftstore.testing.open_log import close_broken, open_log
 from raftstore.testing.tools import PATIENCE_S, background, entry, in_threads, outcome
 
-both = pytest.mark.parametrize("strategy", [DiskFirst(), MemFirst()], ids=["DiskFirst", "MemFirst"])
-policies = pytest.mark.parametrize("policy", [Immediate(), Batch(8, 1)], ids=["Immediate", "Batch"])
 TERM = 10**6
 """Of all entries: above every term that is voted in."""
 seeds = pytest.mark.parametrize("seed", range(4))
-
-
-@pytest.fixture
-def disk() -> MemoryDisk:
-    return MemoryDisk()
 
 
 class Told:

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from log_tools import NEVER, both
 
 from raftstore.entry import HardState, LogId
 from raftstore.errors import StoreFullError
 from raftstore.hardstate import decode_hard_state, encode_hard_state
-from raftstore.policy import Batch
-from raftstore.strategy import DiskFirst, MemFirst, Strategy
+from raftstore.strategy import MemFirst, Strategy
 from raftstore.testing.memory import MemoryDisk
 from raftstore.testing.open_log import close_broken, open_log
 from raftstore.testing.tools import PATIENCE_S, assert_waits, background, eventually, outcome, span
-
-both = pytest.mark.parametrize("strategy", [DiskFirst(), MemFirst()], ids=["DiskFirst", "MemFirst"])
-NEVER = Batch(10**6, 10**6)
-
-
-@pytest.fixture
-def disk() -> MemoryDisk:
-    return MemoryDisk()
 
 
 def persisted(disk: MemoryDisk) -> int:

@@ -12,12 +12,12 @@ from pathlib import Path
 from types import FrameType
 
 import pytest
+from log_tools import NEVER
 
 import raftstore
 from raftstore.aio import AsyncRaftLog
 from raftstore.entry import Entry
 from raftstore.log import RaftLog
-from raftstore.policy import Batch
 from raftstore.strategy import MemFirst
 from raftstore.testing.memory import MemoryDisk
 from raftstore.testing.open_log import open_log
@@ -25,12 +25,6 @@ from raftstore.testing.tools import entry, in_threads
 
 CORE = str(Path(raftstore.__file__).parent)
 TASKS, ROUNDS = 64, 20
-NEVER = Batch(10**6, 10**6)
-
-
-@pytest.fixture
-def disk() -> MemoryDisk:
-    return MemoryDisk()
 
 
 def calls_in_core(body: Callable[[], object]) -> int:

@@ -7,11 +7,12 @@ from concurrent.futures import Future
 from errno import EIO
 
 import pytest
+from log_tools import NEVER, both
 
 from raftstore.entry import NO_ENTRY, Entry, HardState, LogId
 from raftstore.errors import CorruptionError, StoreClosedError, StoreFailedError
 from raftstore.flusher import Flusher
-from raftstore.policy import Batch, Pending
+from raftstore.policy import Pending
 from raftstore.strategy import DiskFirst, MemFirst, Strategy
 from raftstore.testing.memory import MemoryBackend, MemoryDisk
 from raftstore.testing.open_log import close_broken, open_log
@@ -25,17 +26,6 @@ from raftstore.testing.tools import (
     run,
     span,
 )
-
-STRATEGIES = [DiskFirst(), MemFirst()]
-NEVER = Batch(10**6, 10**6)
-"""A policy under which nothing but an urgent call flushes."""
-
-both = pytest.mark.parametrize("strategy", STRATEGIES, ids=["DiskFirst", "MemFirst"])
-
-
-@pytest.fixture
-def disk() -> MemoryDisk:
-    return MemoryDisk()
 
 
 @both

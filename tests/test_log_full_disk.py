@@ -5,23 +5,15 @@ from __future__ import annotations
 import time
 
 import pytest
+from log_tools import NEVER, both
 
 from raftstore.entry import NO_ENTRY, HardState, LogId
 from raftstore.errors import BackpressureError, GapError, StoreFullError
 from raftstore.log import RaftLog
-from raftstore.policy import Batch
 from raftstore.strategy import DiskFirst, MemFirst, Strategy
 from raftstore.testing.memory import MemoryDisk
 from raftstore.testing.open_log import open_log
 from raftstore.testing.tools import PATIENCE_S, background, entry, eventually, outcome, run, span
-
-both = pytest.mark.parametrize("strategy", [DiskFirst(), MemFirst()], ids=["DiskFirst", "MemFirst"])
-NEVER = Batch(10**6, 10**6)
-
-
-@pytest.fixture
-def disk() -> MemoryDisk:
-    return MemoryDisk()
 
 
 def test_a_refused_append_is_as_if_it_had_never_been(disk: MemoryDisk) -> None:

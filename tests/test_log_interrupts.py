@@ -12,6 +12,7 @@ from types import FrameType
 
 import pytest
 from interrupting import interrupt
+from log_tools import NEVER, both
 
 import raftstore
 from raftstore.entry import HardState, LogId
@@ -19,13 +20,11 @@ from raftstore.errors import TruncatedError
 from raftstore.log import RaftLog
 from raftstore.policy import Batch
 from raftstore.receipt import Receipt
-from raftstore.strategy import DiskFirst, MemFirst, Strategy
+from raftstore.strategy import DiskFirst, Strategy
 from raftstore.testing.memory import MemoryDisk
 from raftstore.testing.open_log import open_log
 from raftstore.testing.tools import PATIENCE_S, background, entry, outcome, run, span
 
-both = pytest.mark.parametrize("strategy", [DiskFirst(), MemFirst()], ids=["DiskFirst", "MemFirst"])
-NEVER = Batch(10**6, 10**6)
 CORE = Path(raftstore.__file__).parent
 
 CALLS: dict[str, Callable[[RaftLog], object]] = {

@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from log_tools import both
 
 import raftstore
 from raftstore.config import Limits, StoreConfig
@@ -19,7 +20,6 @@ from raftstore.errors import StoreLockedError
 from raftstore.strategy import DiskFirst, MemFirst, Strategy
 from raftstore.testing.tools import PATIENCE_S, entry, span
 
-both = pytest.mark.parametrize("strategy", [DiskFirst(), MemFirst()], ids=["DiskFirst", "MemFirst"])
 pytestmark = pytest.mark.backend("segmented")
 
 PROLOGUE = """

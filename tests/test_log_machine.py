@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from log_tools import NEVER
 
 from raftstore.entry import NO_ENTRY, HardState, LogId
 from raftstore.log import RaftLog
@@ -16,8 +17,6 @@ from raftstore.testing.open_log import KillableMemory, open_log
 from raftstore.testing.tools import entry, span
 
 STRATEGIES = [DiskFirst(), MemFirst(), MemFirst(sync_on_commit=True)]
-NEVER = Batch(10**6, 10**6)
-"""Nothing but what must flush does."""
 POLICIES: list[FlushPolicy] = [Immediate(), Batch(4, 2), NEVER]
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from log_tools import both
 
 from raftstore.entry import HardState, LogId
 from raftstore.errors import PurgedError
-from raftstore.policy import Batch, Immediate
+from raftstore.policy import Immediate
 from raftstore.reader import Reader
 from raftstore.strategy import DiskFirst, MemFirst, Strategy
 from raftstore.testing.memory import MemoryBackend, MemoryDisk
@@ -27,17 +28,6 @@ from raftstore.testing.tools import (
     run,
     span,
 )
-
-STRATEGIES = [DiskFirst(), MemFirst()]
-NEVER = Batch(10**6, 10**6)
-"""A policy under which nothing but an urgent call flushes."""
-
-both = pytest.mark.parametrize("strategy", STRATEGIES, ids=["DiskFirst", "MemFirst"])
-
-
-@pytest.fixture
-def disk() -> MemoryDisk:
-    return MemoryDisk()
 
 
 @both

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 import pytest
+from log_tools import NEVER, both, policies
 
 from raftstore.entry import HardState, LogId
 from raftstore.errors import (
@@ -30,7 +31,7 @@ from raftstore.errors import (
 )
 from raftstore.log import RaftLog
 from raftstore.pipeline import Pipeline
-from raftstore.policy import Batch, FlushPolicy, Immediate
+from raftstore.policy import Batch, FlushPolicy
 from raftstore.strategy import DiskFirst, MemFirst, Strategy
 from raftstore.testing.memory import MemoryDisk
 from raftstore.testing.open_log import open_log
@@ -46,15 +47,6 @@ from raftstore.testing.tools import (
     run,
     span,
 )
-
-both = pytest.mark.parametrize("strategy", [DiskFirst(), MemFirst()], ids=["DiskFirst", "MemFirst"])
-policies = pytest.mark.parametrize("policy", [Immediate(), Batch(8, 1)], ids=["Immediate", "Batch"])
-NEVER = Batch(10**6, 10**6)
-
-
-@pytest.fixture
-def disk() -> MemoryDisk:
-    return MemoryDisk()
 
 
 @both

@@ -90,11 +90,6 @@ def new_state(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
-def disk() -> MemoryDisk:
-    return MemoryDisk()
-
-
-@pytest.fixture
 def open_storage(disk: MemoryDisk, request: pytest.FixtureRequest) -> Open:
     def open_it(strategy: Strategy = DiskFirst()) -> Storage:  # noqa: B008
         log = open_log(disk, strategy)

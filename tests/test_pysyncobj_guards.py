@@ -39,11 +39,6 @@ def addresses() -> list[str]:
 
 
 @pytest.fixture
-def disk() -> MemoryDisk:
-    return MemoryDisk()
-
-
-@pytest.fixture
 def log(disk: MemoryDisk) -> Iterator[RaftLog]:
     with open_log(disk) as opened:
         yield opened

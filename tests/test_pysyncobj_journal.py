@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 pytest.importorskip("pysyncobj")
 
+from log_tools import NEVER
 from pysyncobj.journal import MemoryJournal  # type: ignore[import-untyped,unused-ignore]
 
 from raftstore.adapters.pysyncobj import RaftStoreJournal, library, staging
@@ -32,23 +33,15 @@ from raftstore.errors import (
     StoreFullError,
     VoteError,
 )
-from raftstore.policy import Batch
 from raftstore.strategy import DiskFirst, MemFirst, Strategy
 from raftstore.testing.memory import MemoryDisk
 from raftstore.testing.open_log import close_broken, open_log
 
-NEVER = Batch(10**6, 10**6)
-"""A policy under which nothing but an urgent call flushes."""
 ACK = {"type": "next_node_idx"}
 ENTRIES = {"type": "append_entries"}
 COMMAND = {"type": "apply_command"}
 
 Open = Callable[..., RaftStoreJournal]
-
-
-@pytest.fixture
-def disk() -> MemoryDisk:
-    return MemoryDisk()
 
 
 @pytest.fixture

@@ -33,11 +33,6 @@ def rraft(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture
-def disk() -> MemoryDisk:
-    return MemoryDisk()
-
-
-@pytest.fixture
 def open_storage(disk: MemoryDisk, rraft: Any, request: pytest.FixtureRequest) -> Open:
     """Opens the storage on `disk`."""
 

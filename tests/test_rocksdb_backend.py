@@ -41,13 +41,6 @@ from raftstore.testing.model import Model
 pytestmark = pytest.mark.backend("rocksdb")
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    store = tmp_path / "store"
-    store.mkdir(mode=0o700)
-    return store
-
-
 @pytest.mark.parametrize("seed", range(6))
 def test_after_any_writes_and_reopenings_the_store_holds_what_the_model_holds(seed: int, path: Path) -> None:
     random, model, backend = Random(seed), Model(), opened(path)

@@ -32,13 +32,6 @@ from raftstore.errors import CorruptionError
 pytestmark = pytest.mark.backend("rocksdb")
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    store = tmp_path / "store"
-    store.mkdir(mode=0o700)
-    return store
-
-
 def snapshot(path: Path) -> dict[str, tuple[int, bytes]]:
     return {str(file): (known.st_mtime_ns, file.read_bytes()) for file, known in all_files(path)}
 

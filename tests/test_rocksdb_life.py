@@ -30,13 +30,6 @@ from raftstore.testing.tools import eventually
 pytestmark = pytest.mark.backend("rocksdb")
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    store = tmp_path / "store"
-    store.mkdir(mode=0o700)
-    return store
-
-
 def test_steady_appending_and_purging_does_not_grow_the_store(path: Path) -> None:
     sizes: list[int] = []
     with closing(opened(path)) as backend:

@@ -32,13 +32,6 @@ pytestmark = pytest.mark.backend("rocksdb")
 WRITES = 30
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    store = tmp_path / "store"
-    store.mkdir(mode=0o700)
-    return store
-
-
 def manifest_of(path: Path) -> Path:
     return path / "db" / (path / "db" / "CURRENT").read_text().strip()
 

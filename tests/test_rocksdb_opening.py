@@ -46,13 +46,6 @@ from raftstore.testing.tools import eventually
 pytestmark = pytest.mark.backend("rocksdb")
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    store = tmp_path / "store"
-    store.mkdir(mode=0o700)
-    return store
-
-
 def test_a_crash_at_any_step_of_creation_leaves_a_new_store_or_a_whole_one(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
