@@ -15,32 +15,22 @@ import pytest
 
 pytest.importorskip("lmdb")
 
+from lmdb_tools import KIB, MIB, LmdbStore, checked
 from raftstore_lmdb import LmdbBackend, _checksums
 from raftstore_lmdb._records import encode_key
 
 from raftstore.batch import WriteBatch
 from raftstore.entry import Entry, LogId
 from raftstore.errors import BackendMissingError, CorruptionError
-from raftstore.testing.checked import CheckedStore
 from raftstore.testing.tools import span
 
 pytestmark = pytest.mark.backend("lmdb")
 
-KIB = 1 << 10
-MIB = 1 << 20
-
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    store = tmp_path / "store"
-    store.mkdir(mode=0o700)
-    return store
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[CheckedStore[LmdbBackend]]:
-    with CheckedStore(lambda: LmdbBackend(path, ballast_bytes=64 * KIB)) as checked:
-        yield checked
+def store(path: Path) -> Iterator[LmdbStore]:
+    with checked(path) as made:
+        yield made
 
 
 def info(backend: LmdbBackend) -> dict[str, int]:
@@ -54,7 +44,7 @@ def keys(backend: LmdbBackend) -> int:
         return int(txn.stat(backend._tables.entries)["entries"])
 
 
-def test_lmdb_runs_only_with_settings_that_make_a_commit_durable(store: CheckedStore[LmdbBackend]) -> None:
+def test_lmdb_runs_only_with_settings_that_make_a_commit_durable(store: LmdbStore) -> None:
     flags = store.backend._environment.flags()
     assert flags["sync"]
     assert flags["metasync"]
@@ -62,7 +52,7 @@ def test_lmdb_runs_only_with_settings_that_make_a_commit_durable(store: CheckedS
     assert not flags["map_async"]
 
 
-def test_one_write_is_one_transaction(store: CheckedStore[LmdbBackend]) -> None:
+def test_one_write_is_one_transaction(store: LmdbStore) -> None:
     store.append(20)
     store.backend.maintain()
     before = info(store.backend)["last_txnid"]
@@ -132,7 +122,7 @@ def test_opening_makes_durable_what_the_page_cache_shows(path: Path, monkeypatch
     assert calls == ["write data.mdb 0", "write data.mdb 4096", "sync data.mdb", "sync store"]
 
 
-def test_threads_in_turn_can_write(store: CheckedStore[LmdbBackend]) -> None:
+def test_threads_in_turn_can_write(store: LmdbStore) -> None:
     """A commit from another thread than that of the begin would leak LMDB's writer lock."""
     for _ in range(50):
         thread = threading.Thread(target=store.append, args=[3])
@@ -142,7 +132,7 @@ def test_threads_in_turn_can_write(store: CheckedStore[LmdbBackend]) -> None:
     store.reopen()
 
 
-def test_a_stale_key_above_the_last_entry_is_refused_not_skipped(store: CheckedStore[LmdbBackend]) -> None:
+def test_a_stale_key_above_the_last_entry_is_refused_not_skipped(store: LmdbStore) -> None:
     """LMDB's putmulti(append=True) leaves out what is out of order, and says so only in a count."""
     store.append(5)
     environment, tables = store.backend._environment, store.backend._tables
@@ -153,7 +143,7 @@ def test_a_stale_key_above_the_last_entry_is_refused_not_skipped(store: CheckedS
     assert store.backend.read(1, 6, None) == list(store.model.entries.values())
 
 
-def test_truncation_leaves_no_key_behind(store: CheckedStore[LmdbBackend]) -> None:
+def test_truncation_leaves_no_key_behind(store: LmdbStore) -> None:
     store.append(3000)
     store.write(truncate_from=1000)
     assert keys(store.backend) == 999
@@ -164,7 +154,7 @@ def test_truncation_leaves_no_key_behind(store: CheckedStore[LmdbBackend]) -> No
     store.reopen()
 
 
-def test_a_reset_below_the_garbage_of_a_purge_leaves_none_of_it(store: CheckedStore[LmdbBackend]) -> None:
+def test_a_reset_below_the_garbage_of_a_purge_leaves_none_of_it(store: LmdbStore) -> None:
     store.append(2000)
     store.write(anchor=store.model.entries[1900].id)
     store.write(truncate_from=1, anchor=LogId(1, 50))
@@ -174,7 +164,7 @@ def test_a_reset_below_the_garbage_of_a_purge_leaves_none_of_it(store: CheckedSt
     assert store.backend.read(51, 53, None) == span(51, 53, term=2)
 
 
-def test_purge_moves_the_anchor_and_leaves_the_keys_for_later(store: CheckedStore[LmdbBackend]) -> None:
+def test_purge_moves_the_anchor_and_leaves_the_keys_for_later(store: LmdbStore) -> None:
     store.append(6000)
     store.write(anchor=store.model.entries[5000].id)
     assert keys(store.backend) > 5900
@@ -184,7 +174,7 @@ def test_purge_moves_the_anchor_and_leaves_the_keys_for_later(store: CheckedStor
     store.reopen()
 
 
-def test_garbage_below_a_gap_that_no_loop_could_walk_is_dropped(store: CheckedStore[LmdbBackend]) -> None:
+def test_garbage_below_a_gap_that_no_loop_could_walk_is_dropped(store: LmdbStore) -> None:
     store.append(100)
     store.write(anchor=LogId(1, 2**62))
     store.write(entries=span(2**62 + 1, 2**62 + 4))
@@ -196,7 +186,7 @@ def test_garbage_below_a_gap_that_no_loop_could_walk_is_dropped(store: CheckedSt
 
 @pytest.mark.parametrize("size", [10, 1500, 20_000])
 def test_append_and_purge_do_not_grow_the_file_even_if_maintain_is_never_called(
-    store: CheckedStore[LmdbBackend], size: int
+    store: LmdbStore, size: int
 ) -> None:
     def turn() -> None:
         for _ in range(40):
@@ -212,7 +202,7 @@ def test_append_and_purge_do_not_grow_the_file_even_if_maintain_is_never_called(
     assert store.backend.stats().bytes_on_disk <= settled[1] * 1.1 + MIB
 
 
-def test_no_read_transaction_outlives_its_read(store: CheckedStore[LmdbBackend]) -> None:
+def test_no_read_transaction_outlives_its_read(store: LmdbStore) -> None:
     """A pinned one keeps every page that is freed after it from being used again."""
     store.append(10)
     store.backend.read(1, 11, None)
@@ -223,7 +213,7 @@ def test_no_read_transaction_outlives_its_read(store: CheckedStore[LmdbBackend])
 
 
 def test_a_read_beside_a_truncation_gives_way_but_a_lost_entry_is_damage(
-    store: CheckedStore[LmdbBackend],
+    store: LmdbStore,
 ) -> None:
     store.append(10)
     store.write(truncate_from=8)
@@ -237,7 +227,7 @@ def test_a_read_beside_a_truncation_gives_way_but_a_lost_entry_is_damage(
 
 
 def test_a_repeated_write_is_recognized_after_an_interrupt_behind_the_commit(
-    store: CheckedStore[LmdbBackend],
+    store: LmdbStore,
 ) -> None:
     """The transaction is done, but nothing in memory knows of it."""
     store.append(5)
@@ -258,8 +248,7 @@ def test_a_full_map_doubles_while_readers_run(path: Path) -> None:
 
     py-lmdb waited half a minute for a moment in which none of them was at work.
     """
-    opened = CheckedStore(lambda: LmdbBackend(path, map_bytes=MIB, ballast_bytes=64 * KIB))
-    with opened as store:
+    with checked(path, map_bytes=MIB) as store:
         store.append(100)
         done, failures = threading.Event(), list[BaseException]()
 
@@ -287,9 +276,7 @@ def test_a_full_map_doubles_while_readers_run(path: Path) -> None:
 @pytest.mark.parametrize(
     "size", [0, 1, 1997, 1998, 2004, 2005, 2006, 4050, 4062, 4063, 4064, 4065, 9000, MIB]
 )
-def test_payloads_on_both_sides_of_every_page_limit_come_back(
-    store: CheckedStore[LmdbBackend], size: int
-) -> None:
+def test_payloads_on_both_sides_of_every_page_limit_come_back(store: LmdbStore, size: int) -> None:
     store.write(entries=[Entry(1, 1, Random(size).randbytes(size), 255)])
     store.append(1)
     store.reopen()
@@ -300,10 +287,10 @@ def test_the_checksum_of_a_store_is_the_one_it_was_made_with(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "crc32c", None)
-        opened = CheckedStore(lambda: LmdbBackend(path))
-        opened.append(5)
-        opened.backend.close()
-    with opened as store:
+        store = checked(path)
+        store.append(5)
+        store.backend.close()
+    with store:
         store.open_again()
         assert store.backend._state.bounds.checksum == _checksums.CRC32
         store.append(5)

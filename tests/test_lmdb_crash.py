@@ -19,29 +19,19 @@ import pytest
 pytest.importorskip("lmdb")
 
 import lmdb
+from lmdb_tools import MIB, LmdbStore, checked
 from raftstore_lmdb import LmdbBackend, _datafile
 
 from raftstore.batch import WriteBatch
-from raftstore.testing.checked import CheckedStore
 from raftstore.testing.tools import span
 
 pytestmark = pytest.mark.backend("lmdb")
 
-KIB = 1 << 10
-MIB = 1 << 20
-
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    store = tmp_path / "store"
-    store.mkdir(mode=0o700)
-    return store
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[CheckedStore[LmdbBackend]]:
-    with CheckedStore(lambda: LmdbBackend(path, ballast_bytes=64 * KIB)) as checked:
-        yield checked
+def store(path: Path) -> Iterator[LmdbStore]:
+    with checked(path) as made:
+        yield made
 
 
 class Died(BaseException):
@@ -96,9 +86,7 @@ def break_fd(fd: int, replacement: str) -> None:
     os.close(other)
 
 
-def test_reading_goes_on_after_a_meta_page_could_not_be_written(
-    store: CheckedStore[LmdbBackend], path: Path
-) -> None:
+def test_reading_goes_on_after_a_meta_page_could_not_be_written(store: LmdbStore, path: Path) -> None:
     """LMDB then refuses even to read, until it is opened again; and it puts back only a part of the page."""
     store.append(10)
     store.append(10)
@@ -118,9 +106,7 @@ def test_reading_goes_on_after_a_meta_page_could_not_be_written(
     assert store.backend.recovery.end_is_proved
 
 
-def test_reading_goes_on_after_a_data_page_could_not_be_written(
-    store: CheckedStore[LmdbBackend], path: Path
-) -> None:
+def test_reading_goes_on_after_a_data_page_could_not_be_written(store: LmdbStore, path: Path) -> None:
     store.append(10)
     for fd in set(open_fds(path)) - {synced_fd(path)}:
         break_fd(fd, "/dev/full")

@@ -19,6 +19,7 @@ pytest.importorskip("lmdb")
 
 import lmdb
 import msgspec
+from lmdb_tools import opened
 from raftstore_lmdb import LmdbBackend, _examine
 from raftstore_lmdb._checksums import checksum
 from raftstore_lmdb._head import read_head
@@ -48,16 +49,14 @@ ENTRIES = 60
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
+def path(path: Path) -> Path:
     """A store of 60 entries of three terms, half of them larger than a page, after a purge and a vote."""
-    store = tmp_path / "store"
-    store.mkdir(mode=0o700)
-    fill(store)
-    return store
+    fill(path)
+    return path
 
 
 def fill(path: Path) -> None:
-    with closing(LmdbBackend(path, ballast_bytes=2**16)) as backend:
+    with closing(opened(path)) as backend:
         for number in range(1, 31):
             pair = [entry(2 * number - 1), entry(2 * number)]
             backend.write(WriteBatch(number, entries=pair, hard_state=b"vote %d" % number, meta=b"m" * 3000))

@@ -14,6 +14,7 @@ import pytest
 
 pytest.importorskip("lmdb")
 
+from lmdb_tools import KIB, MIB, LmdbStore, checked, opened
 from raftstore_lmdb import LmdbBackend, _backend, _datafile, _room
 
 from raftstore.batch import WriteBatch
@@ -21,25 +22,15 @@ from raftstore.entry import HardState, LogId
 from raftstore.errors import StoreFullError
 from raftstore.log import open as open_log
 from raftstore.testing.batches import next_batch
-from raftstore.testing.checked import CheckedStore, run
+from raftstore.testing.checked import run
 
 pytestmark = pytest.mark.backend("lmdb")
 
-KIB = 1 << 10
-MIB = 1 << 20
-
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    store = tmp_path / "store"
-    store.mkdir(mode=0o700)
-    return store
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[CheckedStore[LmdbBackend]]:
-    with CheckedStore(lambda: LmdbBackend(path, ballast_bytes=256 * KIB)) as checked:
-        yield checked
+def store(path: Path) -> Iterator[LmdbStore]:
+    with checked(path, ballast_bytes=256 * KIB) as made:
+        yield made
 
 
 @contextmanager
@@ -52,19 +43,19 @@ def full_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert (path / "data.mdb").stat().st_size == before, "LMDB wrote behind what was allocated"
 
 
-def fill(store: CheckedStore[LmdbBackend], size: int) -> None:
+def fill(store: LmdbStore, size: int) -> None:
     """Append until it is refused; what was refused has left no trace."""
     while refusal(store, batch := appending(store, max(4, 20_000 // size), size)) is None:
         store.model.apply(batch)
     store.check()
 
 
-def appending(store: CheckedStore[LmdbBackend], count: int, size: int) -> WriteBatch:
+def appending(store: LmdbStore, count: int, size: int) -> WriteBatch:
     last = store.model.last
     return WriteBatch(store.model.number + 1, entries=run(last.index + 1, count, max(1, last.term), size))
 
 
-def refusal(store: CheckedStore[LmdbBackend], batch: WriteBatch) -> OSError | None:
+def refusal(store: LmdbStore, batch: WriteBatch) -> OSError | None:
     """Why the batch was refused for want of room, or None if it was written."""
     try:
         store.backend.write(batch)
@@ -77,7 +68,7 @@ def refusal(store: CheckedStore[LmdbBackend], batch: WriteBatch) -> OSError | No
 
 @pytest.mark.parametrize("size", [30, 1000, 6000, 100_000])
 def test_on_a_full_disk_appends_are_refused_and_all_else_goes_on(
-    path: Path, store: CheckedStore[LmdbBackend], monkeypatch: pytest.MonkeyPatch, size: int
+    path: Path, store: LmdbStore, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     with full_disk(path, monkeypatch):
         fill(store, size)
@@ -94,7 +85,7 @@ def test_on_a_full_disk_appends_are_refused_and_all_else_goes_on(
 
 @pytest.mark.parametrize("size", [30, 1000, 6000])
 def test_appends_resume_on_a_full_disk_when_a_purge_made_room_inside_the_file(
-    path: Path, store: CheckedStore[LmdbBackend], monkeypatch: pytest.MonkeyPatch, size: int
+    path: Path, store: LmdbStore, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     """LMDB's file never shrinks, and a page that was freed can be used only two transactions later."""
     with full_disk(path, monkeypatch):
@@ -109,7 +100,7 @@ def test_appends_resume_on_a_full_disk_when_a_purge_made_room_inside_the_file(
 
 
 def test_what_a_purge_freed_can_be_used_by_the_very_next_append(
-    path: Path, store: CheckedStore[LmdbBackend], monkeypatch: pytest.MonkeyPatch
+    path: Path, store: LmdbStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """LMDB uses the pages that a transaction freed in the second one after it."""
     with full_disk(path, monkeypatch):
@@ -121,7 +112,7 @@ def test_what_a_purge_freed_can_be_used_by_the_very_next_append(
 
 
 def test_a_reset_on_a_full_disk_frees_the_whole_file(
-    path: Path, store: CheckedStore[LmdbBackend], monkeypatch: pytest.MonkeyPatch
+    path: Path, store: LmdbStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with full_disk(path, monkeypatch):
         fill(store, 3000)
@@ -132,7 +123,7 @@ def test_a_reset_on_a_full_disk_frees_the_whole_file(
 
 
 def test_a_refused_append_can_be_repeated_with_the_same_number_when_there_is_room(
-    path: Path, store: CheckedStore[LmdbBackend], monkeypatch: pytest.MonkeyPatch
+    path: Path, store: LmdbStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = WriteBatch(1, entries=run(1, 64, 1, 100_000))
     with full_disk(path, monkeypatch), pytest.raises(OSError, match="No space"):
@@ -142,7 +133,7 @@ def test_a_refused_append_can_be_repeated_with_the_same_number_when_there_is_roo
 
 
 def test_what_a_transaction_may_need_is_never_less_than_what_it_takes(
-    store: CheckedStore[LmdbBackend], monkeypatch: pytest.MonkeyPatch
+    store: LmdbStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where it took more, a disk that fills up at that moment would be an EIO out of the commit."""
     random = Random(3)
@@ -164,7 +155,7 @@ def test_what_a_transaction_may_need_is_never_less_than_what_it_takes(
 
 
 def test_small_appends_ask_lmdb_what_it_uses_only_when_they_could_have_used_up_what_is_allocated(
-    store: CheckedStore[LmdbBackend], monkeypatch: pytest.MonkeyPatch
+    store: LmdbStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.append(1)
     room, looks, extensions = store.backend._room, list[int](), list[int]()
@@ -189,7 +180,7 @@ def test_small_appends_ask_lmdb_what_it_uses_only_when_they_could_have_used_up_w
 
 
 def test_upkeep_beside_a_long_read_does_not_write_behind_what_is_allocated(
-    path: Path, store: CheckedStore[LmdbBackend], monkeypatch: pytest.MonkeyPatch
+    path: Path, store: LmdbStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a sweep frees cannot be used again while the read lasts: each one takes new pages."""
     monkeypatch.setattr(_backend, "_MAINTAIN_S", 60.0)
@@ -219,24 +210,24 @@ def test_a_half_done_extension_is_undone(path: Path, monkeypatch: pytest.MonkeyP
     assert file.stat().st_size == 1000
 
 
-def test_room_is_made_of_blocks_not_of_a_length(store: CheckedStore[LmdbBackend]) -> None:
+def test_room_is_made_of_blocks_not_of_a_length(store: LmdbStore) -> None:
     found = store.backend._file.stat()
     assert found.st_blocks * 512 >= found.st_size >= 256 * KIB
 
 
 def test_the_reserve_of_a_copied_store_is_allocated_again(path: Path) -> None:
     """A copy has holes where nothing was written yet."""
-    LmdbBackend(path, ballast_bytes=256 * KIB).close()
+    opened(path, ballast_bytes=256 * KIB).close()
     file = path / "data.mdb"
     length = file.stat().st_size
     os.truncate(file, 8 * 4096)
     os.truncate(file, length)
-    with closing(LmdbBackend(path, ballast_bytes=256 * KIB)):
+    with closing(opened(path, ballast_bytes=256 * KIB)):
         assert file.stat().st_blocks * 512 >= length
 
 
 def test_an_allocation_that_fails_otherwise_leaves_only_reading(
-    store: CheckedStore[LmdbBackend], monkeypatch: pytest.MonkeyPatch
+    store: LmdbStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> bool:
         raise OSError(errno.EIO, "bad sector")
@@ -294,13 +285,13 @@ def test_a_new_store_without_room_leaves_nothing(path: Path, monkeypatch: pytest
             LmdbBackend(path)
     assert refused.value.errno == errno.ENOSPC
     assert not any(path.iterdir())
-    LmdbBackend(path, ballast_bytes=64 * KIB).close()
+    opened(path).close()
 
 
 def use_up(mount: Path) -> None:
     random, others = Random(1), mount / "others"
     (mount / "store").mkdir()
-    with CheckedStore(lambda: LmdbBackend(mount / "store", ballast_bytes=512 * KIB)) as store:
+    with checked(mount / "store", ballast_bytes=512 * KIB) as store:
         for _ in range(4):
             fill(store, random.choice((100, 3000, 40_000)))
             take_the_rest(others)
