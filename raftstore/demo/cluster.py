@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import itertools
 import socket
@@ -17,7 +18,8 @@ from raftstore.demo.messages import MARKER, Answer, JournalKind, Library, Line, 
 from raftstore.demo.process import NodeProcess
 from raftstore.demo.schedule import Kill
 
-SETTLE_S: Final = 30.0
+SETTLE_S: Final = 90.0
+"""For what takes a cluster a second or two on a machine that has time for it."""
 POLL_S: Final = 0.02
 OFFER_S: Final = 0.5
 
@@ -191,12 +193,13 @@ def drop_unsynced(home: Path) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that were free a moment ago, all different."""
+    """Ports of 127.0.0.1, all different, that while this process lives are given to nobody who asks for any.
+
+    Who asks for one of them by its number, and sets SO_REUSEADDR as servers do, may listen there.
+    """
     sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    for each in sockets:
+        atexit.register(each.close)
+        each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        each.bind(("127.0.0.1", 0))
+    return [each.getsockname()[1] for each in sockets]

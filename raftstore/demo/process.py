@@ -24,7 +24,8 @@ from raftstore.demo.messages import (
     Status,
 )
 
-WAIT_S: Final = 10.0
+WAIT_S: Final = 90.0
+"""For a killed process to be gone, and what it had said to be read."""
 _BEFORE_START: Final = Status(0, False, False, 0, 0, 0)
 
 OnAnswer = Callable[[Answer], None]

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 import msgspec
 
 from raftstore.config import StoreConfig
-from raftstore.demo.cluster import Cluster, ClusterError
+from raftstore.demo.cluster import POLL_S, SETTLE_S, Cluster, ClusterError
 from raftstore.demo.ledger import Ledger
 from raftstore.demo.messages import JournalKind, Library, Line, Plant
 from raftstore.demo.process import NodeProcess
@@ -127,6 +127,7 @@ class Session:
                 self._write_until(kill.at_s)
                 self._kill_and_restart(cluster, kill)
             self._write_until(self._settings.seconds)
+            self._write_until_acknowledged(1)
 
     def _kill_and_restart(self, cluster: Cluster, kill: Kill) -> None:
         cluster.wait_ready()
@@ -141,8 +142,10 @@ class Session:
         self._tell(f"  {node.name} is back: {_opened(node)}")
 
     def _all_at_once(self, cluster: Cluster) -> None:
+        acknowledged = self._ledger.acknowledged_count
         with self._writers.writing(cluster.nodes):
             self._write_until(self._seconds + LAST_WRITES_S)
+            self._write_until_acknowledged(acknowledged + 1)
             in_flight = self._writers.in_flight
             cluster.kill_all()
         self._tell(f"{self._means} all {len(cluster.nodes)} nodes at once with {in_flight} lines under way")
@@ -200,6 +203,14 @@ class Session:
                 min(1.0, self._seconds / self._settings.seconds), self._ledger.acknowledged_count
             )
             time.sleep(min(left, 0.1))
+
+    def _write_until_acknowledged(self, count: int) -> None:
+        """Let the clients write on, on a slow machine, until so many lines in all were acknowledged."""
+        deadline = time.monotonic() + SETTLE_S
+        while self._ledger.acknowledged_count < count:
+            if time.monotonic() > deadline:
+                raise ClusterError(f"no line was acknowledged within {SETTLE_S:.0f} s")
+            time.sleep(POLL_S)
 
 
 def _opened(node: NodeProcess) -> str:

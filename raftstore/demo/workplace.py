@@ -17,7 +17,7 @@ from typing import Final
 PREFIX: Final = "raftstore-demo-"
 IN_USE: Final = "in-use"
 """A file that a run keeps locked. It appears under this name locked, so who finds it free may clean up."""
-RELEASE_S: Final = 10.0
+RELEASE_S: Final = 60.0
 """For the nodes of a killed demo to end: they do when their stdin does."""
 
 _ESCAPES: Final = {r"\040": " ", r"\011": "\t", r"\012": "\n", r"\134": "\\"}
