@@ -64,7 +64,7 @@ def asyncio_proposers(count: int) -> Workload:
 def beside_bare_tasks(workload: Workload, bench: Bench) -> Outcome:
     """As `Workload.run`, and beside it what as many tasks take that only wake and wait."""
     done, count = workload.run(bench), workload.batch
-    alone_us = 1e6 * count / asyncio.run(_asyncio_alone(count, SLICE_S))
+    alone_us = 1e6 * count / asyncio.run(_asyncio_alone(count, bench.seconds(SLICE_S)))
     return Outcome(done.values, {**done.beside, f"asyncio alone, µs for all {count}": alone_us})
 
 
@@ -92,13 +92,14 @@ APPENDS: Final = {
 def beside_limit(bench: Bench, batch: int, size: int, work: Work, *, threads: bool = False) -> Outcome:
     """The ratio of `work` to the limit in each round, which is taken right before and right after it."""
     is_big = batch * size > BIG_WRITE_BYTES
-    seconds, rounds = (LONG_SLICE_S, LONG_ROUNDS) if is_big else (SLICE_S, ROUNDS)
+    full_s, rounds = (LONG_SLICE_S, LONG_ROUNDS) if is_big else (SLICE_S, ROUNDS)
+    seconds = bench.seconds(full_s)
     ours: list[float] = []
     bare: list[float] = []
     native: list[float] = []
     python: list[float] = []
     with bench.new_log() as log:
-        work(log, SLICE_S)  # The first segments are small, and everything is cold.
+        work(log, bench.seconds(SLICE_S))  # The first segments are small, and everything is cold.
         for _ in range(bench.rounds(rounds)):
             wait_quiet(log)
             before = bench.limit.batch(batch, size, seconds / 4)
@@ -134,7 +135,7 @@ async def propose_in_tasks(log: AsyncRaftLog, count: int, seconds: float) -> flo
 
     async def proposer() -> int:
         payloads, calls = Payloads(GROUP_ENTRY_BYTES, 1), 0
-        while perf_counter() < end:
+        while not calls or perf_counter() < end:
             await log.propose(TERM, payloads.take())
             calls += 1
         return calls
@@ -157,7 +158,7 @@ async def _asyncio_alone(count: int, seconds: float) -> float:
 
     async def proposer() -> int:
         calls = 0
-        while perf_counter() < end:
+        while not calls or perf_counter() < end:
             future = loop.create_future()
             if not waiting:
                 loop.call_soon(release)

@@ -17,7 +17,7 @@ from raftstore.compare.payloads import Payloads
 TERM: Final = 1
 MILLION: Final = 1_000_000
 QUICK_SHARE: Final = 10
-"""How many times fewer entries and rounds a quick run takes."""
+"""How many times fewer entries and rounds a quick run takes, and how many times shorter ones."""
 ENTRY_BYTES: Final = 100
 FILL_BATCH: Final = 1000
 PATIENCE_MS: Final = 60_000
@@ -49,6 +49,10 @@ class Bench:
     def rounds(self, count: int) -> int:
         """How many rounds to take where a full run takes `count`."""
         return min(count, max(3, count // self._share))
+
+    def seconds(self, full: float) -> float:
+        """How long to measure where a full run measures for `full` seconds."""
+        return full / QUICK_SHARE if self.quick else full
 
     @property
     def million(self) -> int:
@@ -116,9 +120,9 @@ def wait_quiet(log: raftstore.RaftLog) -> None:
 
 
 def timed_until(end: float, clock: Callable[[], float], call: Callable[[], object]) -> int:
-    """Call until the clock passes `end`; how many calls that were."""
+    """Call until the clock passes `end`, but at least once; how many calls that were."""
     calls = 0
-    while clock() < end:
+    while not calls or clock() < end:
         call()
         calls += 1
     return calls

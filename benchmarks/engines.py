@@ -52,14 +52,15 @@ def _beside(bench: Bench, engine: str, batch: int) -> Outcome:
                 BACKEND: backend.write,
                 OURS: lambda payloads: log.propose(TERM, payloads),
             }
+            seconds = bench.seconds(SLICE_S)
             for write in writes.values():
-                _work(write, batch, SLICE_S)
-            program.batch(batch, SIZE, SLICE_S)
+                _work(write, batch, seconds)
+            program.batch(batch, SIZE, seconds)
             for _ in range(bench.rounds(ROUNDS)):
-                before = program.batch(batch, SIZE, SLICE_S / 2)
+                before = program.batch(batch, SIZE, seconds / 2)
                 for name, write in writes.items():
-                    rates[name].append(_work(write, batch, SLICE_S))
-                native.append((before + program.batch(batch, SIZE, SLICE_S / 2)) / 2)
+                    rates[name].append(_work(write, batch, seconds))
+                native.append((before + program.batch(batch, SIZE, seconds / 2)) / 2)
         versions = {
             "version driven from C": program.version,
             "version in ours": _version(engine, path / "ours"),

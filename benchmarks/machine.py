@@ -19,7 +19,7 @@ PROBE_S: Final = 0.1
 def describe(directory: Path, bench: Bench) -> dict[str, str]:
     """Name and value of everything that a number depends on beside the code."""
     found = machine_of(directory)
-    micros = [1e6 / bench.limit.batch(1, 1024, PROBE_S) for _ in range(PROBES)]
+    micros = [1e6 / bench.limit.batch(1, 1024, bench.seconds(PROBE_S)) for _ in range(PROBES)]
     return {
         "system": found.system,
         "processor": f"{_processor()}, {found.processors} cores",

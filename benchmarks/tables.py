@@ -1,4 +1,4 @@
-"""Prints what `raftstore compare --json` measured as the tables of the README.
+"""Prints what `raftstore compare --json` measured as the tables of the README, without what it did not.
 
 raftstore compare --json > compare.json
 python benchmarks/tables.py compare.json
@@ -21,6 +21,8 @@ MODES = (
     ("MemFirst", "Batch:1000:10"),
 )
 BACKENDS = ("segmented", "lmdb", "rocksdb")
+APPENDS = tuple(f"append-{batch}x{size}" for size in ("64B", "1KiB", "64KiB") for batch in (1, 64))
+NOT_MEASURED = "–"
 
 
 def milliseconds(row: Row) -> str:
@@ -45,31 +47,36 @@ COLUMNS: tuple[tuple[str, str, Callable[[Row], str]], ...] = (
 def print_table(rows: list[Row]) -> None:
     """Medians over the rounds; entries per second until they are durable, whatever the strategy."""
     cells = {(row["workload"], row["backend"], row["strategy"], row["flush_policy"]): row for row in rows}
-    print("| strategy | policy | backend |" + "".join(f" {title} |" for title, _, _ in COLUMNS))
-    print("|---|---|---|" + "---:|" * len(COLUMNS))
+    columns = [column for column in COLUMNS if column[1] in {row["workload"] for row in rows}]
+    print("| strategy | policy | backend |" + "".join(f" {title} |" for title, _, _ in columns))
+    print("|---|---|---|" + "---:|" * len(columns))
     for strategy, policy in MODES:
         for backend in BACKENDS:
-            values = [show(cells[name, backend, strategy, policy]) for _, name, show in COLUMNS]
-            print(f"| {strategy} | {policy} | {backend} | {' | '.join(values)} |")
+            found = [(show, cells.get((name, backend, strategy, policy))) for _, name, show in columns]
+            if any(row for _, row in found):
+                values = [NOT_MEASURED if row is None else show(row) for show, row in found]
+                print(f"| {strategy} | {policy} | {backend} | {' | '.join(values)} |")
 
 
 def print_ratios(rows: list[Row]) -> None:
     """Durable appends as a part of what the bare disk did in the same round."""
-    names = [f"append-{batch}x{size}" for size in ("64B", "1KiB", "64KiB") for batch in (1, 64)]
+    ratios = {
+        (row["workload"], row["backend"]): row["ratio"]
+        for row in rows
+        if (row["strategy"], row["flush_policy"]) == MODES[0] and row["ratio"] is not None
+    }
+    names = [name for name in APPENDS if name in {workload for workload, _ in ratios}]
     print("| DiskFirst + Immediate |" + "".join(f" {name.removeprefix('append-')} |" for name in names))
     print("|---|" + "---:|" * len(names))
     for backend in BACKENDS:
-        mine = {
-            row["workload"]: row
-            for row in rows
-            if (row["backend"], row["strategy"], row["flush_policy"]) == (backend, *MODES[0])
-        }
-        print(f"| {backend} | " + " | ".join(f"{mine[name]['ratio']:.2f}" for name in names) + " |")
+        found = [ratios.get((name, backend)) for name in names]
+        if any(ratio is not None for ratio in found):
+            values = [NOT_MEASURED if ratio is None else f"{ratio:.2f}" for ratio in found]
+            print(f"| {backend} | {' | '.join(values)} |")
 
 
 if __name__ == "__main__":
     measured: list[Row] = json.loads(Path(sys.argv[1]).read_text())["rows"]
-    if {name for _, name, _ in COLUMNS} <= {row["workload"] for row in measured}:
-        print_table(measured)
-        print()
+    print_table(measured)
+    print()
     print_ratios(measured)

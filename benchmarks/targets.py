@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these rows; see --list")
     parser.add_argument("--list", action="store_true", help="name the rows and end")
     parser.add_argument(
-        "--quick", action="store_true", help="a tenth of the rounds and entries: to try it out"
+        "--quick", action="store_true", help="a tenth of the rounds, entries and time: to try it out"
     )
     parser.add_argument(
         "--sync-us",
