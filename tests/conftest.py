@@ -18,13 +18,28 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from raftstore.errors import BackendMissingError
 from raftstore.registry import backend_class
 from raftstore.testing.memory import MemoryDisk
+from raftstore.testing.profile import thorough
 
-GRACE_S = 30.0
+GRACE_S = 120.0
 """For what a test gave up to be gone: a finalizer only signals. Only a failing test waits so long."""
+SHARED = ("/dev/", "/proc/", "/sys/", "/usr/")
+"""Of the system. So are the fonts, which matplotlib opens once a process."""
+
+
+# However slow the machine is; and the same examples in every run, unless there is time to look further.
+settings.register_profile(
+    "repeatable",
+    deadline=None,
+    derandomize=not thorough(),
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("repeatable")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -120,6 +135,6 @@ def _open_files() -> set[str]:
             target = str(fd.readlink())
         except FileNotFoundError:  # the descriptor of this listing
             continue
-        if target.startswith("/") and not target.startswith(("/dev/", "/proc/", "/sys/", "/usr/")):
+        if target.startswith("/") and not target.startswith(SHARED) and "/mpl-data/" not in target:
             found.add(f"fd {fd.name} -> {target}")
     return found

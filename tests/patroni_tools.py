@@ -21,7 +21,7 @@ import pytest
 from raftstore.demo.cluster import free_ports
 
 HERE = Path(__file__).parent
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 POLL_S = 0.05
 STORE = "segmented://{path}.store"
 WRITERS = 3

@@ -11,7 +11,7 @@ import pysyncobj  # type: ignore[import-untyped,unused-ignore]
 from raftstore.adapters.pysyncobj import StoreSyncObj
 from raftstore.demo.cluster import free_ports
 
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 """How long nodes are ticked for what must happen soon. Only a failing test waits so long."""
 
 

@@ -26,7 +26,7 @@ Body = Callable[[AsyncRaftLog], Coroutine[Any, Any, None]]
 
 
 def little_room(disk: MemoryDisk, strategy: Strategy) -> RaftLog:
-    return open_log(disk, strategy, pending_bytes_max=1000, backpressure_timeout_ms=30_000)
+    return open_log(disk, strategy, pending_bytes_max=1000, backpressure_timeout_ms=120_000)
 
 
 def little_patience(disk: MemoryDisk, strategy: Strategy) -> RaftLog:

@@ -618,7 +618,7 @@ configs = st.builds(
 )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[*HealthCheck])
 @given(config=configs)
 def test_a_config_written_as_toml_loads_equal(tmp_path: Path, config: StoreConfig) -> None:
     file = tmp_path / "raftstore.toml"

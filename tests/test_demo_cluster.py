@@ -18,7 +18,7 @@ from raftstore.demo.messages import Answer
 from raftstore.demo.process import Kind, NodeProcess
 from raftstore.errors import BackendMissingError, ConfigError
 
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 NAMES = ["pysyncobj", pytest.param("patroni", marks=needs_patroni), "asyncio"]
 
 pytestmark = pytest.mark.backend("segmented")

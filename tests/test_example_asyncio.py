@@ -19,7 +19,7 @@ from raftstore.demo.cluster import free_ports
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 WRITERS = 4
-SETTLE_S = 60.0
+SETTLE_S = 120.0
 POLL_S = 0.05
 SNAPSHOT_EVERY = 40
 

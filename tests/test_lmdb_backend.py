@@ -127,7 +127,7 @@ def test_threads_in_turn_can_write(store: LmdbStore) -> None:
     for _ in range(50):
         thread = threading.Thread(target=store.append, args=[3])
         thread.start()
-        thread.join(30)
+        thread.join(120)
         assert not thread.is_alive()
     store.reopen()
 
@@ -242,7 +242,7 @@ def test_a_repeated_write_is_recognized_after_an_interrupt_behind_the_commit(
     store.reopen()
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(90)
 def test_a_full_map_doubles_while_readers_run(path: Path) -> None:
     """A full map poisons the transaction; aborting that, and growing the map, must hold off busy readers:
 
@@ -266,7 +266,7 @@ def test_a_full_map_doubles_while_readers_run(path: Path) -> None:
             store.append(4, size=250 * KIB)
         done.set()
         for reader in readers:
-            reader.join(30)
+            reader.join(120)
         assert not failures
         assert info(store.backend)["map_size"] == 16 * MIB
         store.reopen()

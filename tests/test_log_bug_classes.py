@@ -483,7 +483,7 @@ def test_urgent_calls_do_not_wait_for_the_interval(disk: MemoryDisk, strategy: S
 
 @both
 def test_nothing_is_dropped_when_more_comes_than_may_wait(disk: MemoryDisk, strategy: Strategy) -> None:
-    with open_log(disk, strategy, pending_bytes_max=4096, backpressure_timeout_ms=30_000) as log:
+    with open_log(disk, strategy, pending_bytes_max=4096, backpressure_timeout_ms=120_000) as log:
         with disk.gate.closed():
             calls: list[Future[list[range]]] = [
                 background(lambda: [log.propose(1, [b"x" * 500]) for _ in range(10)]) for _ in range(8)

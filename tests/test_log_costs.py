@@ -21,7 +21,7 @@ from raftstore.log import RaftLog
 from raftstore.strategy import MemFirst
 from raftstore.testing.memory import MemoryDisk
 from raftstore.testing.open_log import open_log
-from raftstore.testing.tools import entry, in_threads
+from raftstore.testing.tools import PATIENCE_S, entry, in_threads
 
 CORE = str(Path(raftstore.__file__).parent)
 TASKS, ROUNDS = 64, 20
@@ -138,7 +138,7 @@ def test_many_threads_share_flushes(disk: MemoryDisk) -> None:
             disk.gate.wait_for_arrival()
             receipts = in_threads(8, lambda _n: [log.submit_propose(1, [b"x"]) for _ in range(50)])
         for receipt in receipts:
-            receipt[-1].wait(10)
+            receipt[-1].wait(PATIENCE_S)
         assert disk.calls == 2
 
 

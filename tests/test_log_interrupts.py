@@ -87,7 +87,6 @@ def test_an_interrupt_at_any_step_of_a_call_leaves_a_whole_log(strategy: Strateg
             return
 
 
-@pytest.mark.timeout(60)
 def test_a_read_that_an_interrupt_cut_short_does_not_keep_the_log_from_closing() -> None:
     disk = MemoryDisk()
     with open_log(disk, DiskFirst()) as log:

@@ -124,7 +124,7 @@ def test_leaving_by_an_error_keeps_what_was_acknowledged(tmp_path: Path) -> None
 
 @both
 def test_a_log_that_is_garbage_is_flushed_and_unlocked(tmp_path: Path, strategy: Strategy) -> None:
-    where = url(tmp_path / "s", strategy, "&lock_timeout_ms=20000")
+    where = url(tmp_path / "s", strategy, "&lock_timeout_ms=120000")
     log = raftstore.open(where)
     log.append(span(1, 6))
     log.submit(span(6, 9))
@@ -135,7 +135,7 @@ def test_a_log_that_is_garbage_is_flushed_and_unlocked(tmp_path: Path, strategy:
 
 
 def test_a_log_in_a_cycle_is_garbage_too(tmp_path: Path) -> None:
-    where = url(tmp_path / "s", MemFirst(), "&lock_timeout_ms=20000")
+    where = url(tmp_path / "s", MemFirst(), "&lock_timeout_ms=120000")
     log = raftstore.open(where)
     log.append(span(1, 6))
     cycle: list[object] = [log]
@@ -158,7 +158,7 @@ class Node:
 
 
 def test_a_callback_into_its_owner_does_not_keep_a_log_alive(tmp_path: Path) -> None:
-    where = url(tmp_path / "s", MemFirst(), "&lock_timeout_ms=20000")
+    where = url(tmp_path / "s", MemFirst(), "&lock_timeout_ms=120000")
     node = Node(where)
     node.log.append(span(1, 6))
     del node
@@ -184,7 +184,7 @@ def test_garbage_collected_in_the_middle_of_anything_does_not_deadlock(tmp_path:
         log.close()
     """
     assert run_to_end(script, url(tmp_path / "s")).strip() == "300"
-    with raftstore.open(url(tmp_path / "s-3", extra="&lock_timeout_ms=20000")) as log:
+    with raftstore.open(url(tmp_path / "s-3", extra="&lock_timeout_ms=120000")) as log:
         assert log.entries(1) == span(1, 4)
 
 
@@ -216,7 +216,7 @@ def test_a_second_process_is_told_who_holds_the_store(tmp_path: Path) -> None:
 
 
 def test_after_sigkill_the_store_opens_at_once(tmp_path: Path) -> None:
-    where = url(tmp_path / "s", extra="&lock_timeout_ms=20000")
+    where = url(tmp_path / "s", extra="&lock_timeout_ms=120000")
     with start("log.append(entries(1, 3)); print('ready', flush=True); sys.stdin.read()", where) as child:
         assert line_of(child) == "ready"
         child.send_signal(signal.SIGKILL)
@@ -226,7 +226,7 @@ def test_after_sigkill_the_store_opens_at_once(tmp_path: Path) -> None:
 
 
 def test_opening_waits_for_a_dying_holder(tmp_path: Path) -> None:
-    where = url(tmp_path / "s", extra="&lock_timeout_ms=20000")
+    where = url(tmp_path / "s", extra="&lock_timeout_ms=120000")
     first = raftstore.open(where)
     first.append(span(1, 3))
     closer = threading.Timer(0.1, first.close)
@@ -271,7 +271,7 @@ def test_in_a_forked_child_every_member_raises_and_the_parent_goes_on(
             gc.collect()
             os._exit(len(failed))
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-        receipt.wait(20)
+        receipt.wait(120)
         log.append(entries(6, 10))
         log.close()
     """
@@ -300,7 +300,7 @@ def test_a_forked_child_does_not_keep_the_store_locked(tmp_path: Path) -> None:
         os.close(hold)
         os.waitpid(pid, 0)
     """
-    assert run_to_end(script, url(tmp_path / "s", extra="&lock_timeout_ms=500")).strip() == "3"
+    assert run_to_end(script, url(tmp_path / "s", extra="&lock_timeout_ms=5000")).strip() == "3"
 
 
 def test_a_forked_child_may_leave_as_it_likes(tmp_path: Path) -> None:
@@ -330,7 +330,7 @@ def test_a_forked_child_may_leave_as_it_likes(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_opening_can_be_repeated(tmp_path: Path) -> None:
-    config = StoreConfig(path=tmp_path / "s", limits=Limits(lock_timeout_ms=20_000))
+    config = StoreConfig(path=tmp_path / "s", limits=Limits(lock_timeout_ms=120_000))
     holder = raftstore.open(config)
     previous = signal.signal(signal.SIGUSR1, signal.default_int_handler)
     interrupt = threading.Timer(0.05, signal.pthread_kill, (threading.get_ident(), signal.SIGUSR1))

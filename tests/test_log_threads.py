@@ -207,7 +207,7 @@ def test_mem_first_gives_up_when_too_much_waits_too_long(disk: MemoryDisk) -> No
 
 
 def test_mem_first_waits_for_room_and_goes_on(disk: MemoryDisk) -> None:
-    with open_log(disk, MemFirst(), pending_bytes_max=4000, backpressure_timeout_ms=30_000) as log:
+    with open_log(disk, MemFirst(), pending_bytes_max=4000, backpressure_timeout_ms=120_000) as log:
         with disk.gate.closed():
             log.append([entry(1, data=b"x" * 3500)])
             disk.gate.wait_for_arrival()
@@ -219,7 +219,7 @@ def test_mem_first_waits_for_room_and_goes_on(disk: MemoryDisk) -> None:
 
 @both
 def test_a_single_entry_larger_than_what_may_wait_is_admitted(disk: MemoryDisk, strategy: Strategy) -> None:
-    with open_log(disk, strategy, pending_bytes_max=100, backpressure_timeout_ms=30_000) as log:
+    with open_log(disk, strategy, pending_bytes_max=100, backpressure_timeout_ms=120_000) as log:
         for index in range(1, 4):
             log.append([entry(index, data=b"x" * 5000)])
         log.flush()
@@ -227,7 +227,7 @@ def test_a_single_entry_larger_than_what_may_wait_is_admitted(disk: MemoryDisk, 
 
 
 def test_reaching_the_pending_limit_makes_the_flush_due(disk: MemoryDisk) -> None:
-    with open_log(disk, MemFirst(), NEVER, pending_bytes_max=4000, backpressure_timeout_ms=30_000) as log:
+    with open_log(disk, MemFirst(), NEVER, pending_bytes_max=4000, backpressure_timeout_ms=120_000) as log:
         for index in range(1, 30):
             log.append([entry(index, data=b"x" * 1000)])
         assert log.durable_index > 0
@@ -249,7 +249,7 @@ def test_pending_writes_never_exceed_their_limit(disk: MemoryDisk, strategy: Str
     def check() -> None:
         assert log.status().pending_bytes <= 4000
 
-    with open_log(disk, strategy, pending_bytes_max=4000, backpressure_timeout_ms=30_000) as log:
+    with open_log(disk, strategy, pending_bytes_max=4000, backpressure_timeout_ms=120_000) as log:
         with repeatedly(check, threads=1):
             in_threads(6, lambda n: [log.propose(1, [b"x" * (100 * n)]) for _ in range(60)])
         log.flush()

@@ -224,7 +224,7 @@ def test_where_durability_is_not_understood_opening_is_refused(
 def test_of_many_that_open_an_absent_store_at_once_one_makes_it_and_the_others_wait(
     config: StoreConfig,
 ) -> None:
-    config = with_(config, path=config.path / "a" / "b", limits=Limits(lock_timeout_ms=20_000))
+    config = with_(config, path=config.path / "a" / "b", limits=Limits(lock_timeout_ms=120_000))
     started = threading.Barrier(8)
 
     def make() -> bool:
@@ -544,7 +544,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 lock = StoreLock(Path(sys.argv[1]), 0)
 print("held", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -579,7 +579,7 @@ def test_opening_waits_for_a_holder_that_is_dying(config: StoreConfig) -> None:
     child = holder_of(config)
     killer = subprocess.Popen(["sh", "-c", f"sleep 0.2; kill -{signal.SIGKILL} {child.pid}"])
     try:
-        opened(with_(config, limits=Limits(lock_timeout_ms=10_000)))
+        opened(with_(config, limits=Limits(lock_timeout_ms=120_000)))
     finally:
         killer.wait()
         end(child)
@@ -653,7 +653,7 @@ def test_a_forked_child_that_knows_nothing_does_not_keep_the_lock_that_its_paren
     store = open_store(config)
     child = os.fork()
     if child == 0:
-        time.sleep(60)
+        time.sleep(600)
         os._exit(0)
     try:
         store.close()
@@ -671,7 +671,7 @@ def test_a_forked_child_that_abandons_the_store_neither_frees_nor_keeps_the_lock
     if child == 0:
         store.abandon_in_child()
         os.write(tell, b"x")
-        time.sleep(60)
+        time.sleep(600)
         os._exit(0)
     try:
         os.read(told, 1)

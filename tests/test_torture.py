@@ -190,7 +190,7 @@ def test_an_interrupt_leaves_nothing_behind(disk: Path) -> None:
     ) as process:
         eventually(lambda: any(disk.glob("raftstore-crash-*/events")), "a workload runs")
         os.killpg(process.pid, signal.SIGINT)
-        _, words = process.communicate(timeout=60)
+        _, words = process.communicate(timeout=200)
     assert process.returncode == 130
     assert b"stopped; no process and no mount was left behind" in words
     assert not list(disk.iterdir())
@@ -245,7 +245,7 @@ def listening(file: Path) -> Generator[str]:
         thread = threading.Thread(target=keep)
         thread.start()
         yield f"tcp://127.0.0.1:{server.getsockname()[1]}"
-        thread.join(30)
+        thread.join(120)
 
 
 def test_after_a_loss_of_power_the_ledger_tells_what_is_missing(

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 
-PATIENCE_S = 60.0
+PATIENCE_S = 200.0
 """How long a call waits at a closed gate before it gives up, so that a broken test ends."""
 
 
@@ -50,7 +50,7 @@ class Gate:
         finally:
             self.open()
 
-    def wait_for_arrival(self, count: int = 1, timeout_s: float = 30.0) -> None:
+    def wait_for_arrival(self, count: int = 1, timeout_s: float = 120.0) -> None:
         """Return when at least `count` calls wait that may not pass yet. Raises `TimeoutError`."""
         with self._lock:
             if not self._changed.wait_for(lambda: self._waiting - (self._tickets or 0) >= count, timeout_s):

@@ -20,7 +20,7 @@ from raftstore.batch import WriteBatch
 from raftstore.entry import Entry
 from raftstore.testing.wire import Order, Reply, Request, Wire
 
-PATIENCE_S = 60.0
+PATIENCE_S = 200.0
 """A child that says nothing for so long has failed its test."""
 
 

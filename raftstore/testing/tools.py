@@ -16,7 +16,7 @@ from raftstore.testing.log_model import LogState
 
 T = TypeVar("T")
 
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 """How long a test waits for what must happen soon. Only a failing test waits so long."""
 
 

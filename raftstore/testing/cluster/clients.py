@@ -29,7 +29,7 @@ NOBODY_S: Final = 0.05
 REGISTERS: Final = 3
 """At the same time. After each round there are new ones, so that a key's history stays short."""
 LINES_SHARE: Final = 0.3
-READ_S: Final = 20.0
+READ_S: Final = 60.0
 
 
 class Clients:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-COMMAND_S: Final = 20.0
+COMMAND_S: Final = 60.0
 PORT: Final = 7000
 DIRECTORY: Final = Path("/run/netns")
 """Where `ip` keeps the names of namespaces."""

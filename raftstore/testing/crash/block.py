@@ -34,12 +34,12 @@ from raftstore.testing.crash.block_server import DISK
 from raftstore.testing.crash.lab import STORE, Run
 from raftstore.testing.crash.method import Round
 from raftstore.testing.crash.oracle import History, Observation, Promise, Verdict
+from raftstore.testing.crash.patience import PATIENCE_S
 from raftstore.testing.crash.plan import Plan
 
 INSTANTS_A_RUN: Final = 60
 IMAGES_AN_INSTANT: Final = 3
-READY_S: Final = 30.0
-TIMEOUT_S: Final = 60.0
+READY_S: Final = PATIENCE_S
 
 Found = Observation | tuple[Verdict, str]
 
@@ -113,7 +113,7 @@ class Replay:
                 _served(scratch, disk, lab.events_file, record) as served,
                 mounted(self._kind, served, self._place),
             ):
-                run = lab.run(plan, self._place / "arena", timeout_s=TIMEOUT_S)
+                run = lab.run(plan, self._place / "arena", timeout_s=PATIENCE_S)
             return run, read_record(record)
         finally:
             disk.unlink(missing_ok=True)

@@ -33,8 +33,8 @@ _OPTIONS: Final[dict[FileSystem, str]] = {"ext4": "loop", "xfs": "loop,nouuid"}
 _NEW_MOUNTS: Final = 0x00020000
 """The flag CLONE_NEWNS of `unshare`."""
 _MOUNTS: Final = Path("/proc/self/mountinfo")
-COMMAND_S: Final = 60.0
-BUSY_S: Final = 10.0
+COMMAND_S: Final = 240.0
+BUSY_S: Final = 60.0
 """How long `unmount` waits for those who still have a file open there."""
 _private: Final[list[int]] = []
 """The process that has called `enter_private_mounts`; its children have its mounts."""

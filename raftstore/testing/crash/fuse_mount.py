@@ -130,7 +130,7 @@ class Mount:
 
 def _unmount(place: Path) -> None:
     """Usually there is nothing to do any more."""
-    until = time.monotonic() + 5
+    until = time.monotonic() + 60
     while place.is_mount() and time.monotonic() < until:
         subprocess.run(["fusermount3", "-u", "-z", "-q", str(place)], check=False)
         time.sleep(0.01)
