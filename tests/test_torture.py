@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -91,13 +92,25 @@ def machine(filesystem: str) -> Machine:
 
 
 def test_a_disk_that_keeps_what_it_got_loses_nothing_and_is_left_as_it_was(disk: Path) -> None:
-    done = torture(disk, "--seconds", "1", "--seed", "7", "--json")
+    done = torture(disk / "not there yet", "--seconds", "1", "--seed", "7", "--json")
     assert done.returncode == 0, done.stderr
     report: dict[str, Any] = json.loads(done.stdout)
     assert report["good"]
     assert report["verdicts"]["OK"] > 0
     assert report["seed"] == 7
     assert report["syncs"]["count"] > 1
+    assert not list(disk.iterdir())
+
+
+def test_no_parent_of_the_directory_is_made_and_nothing_stays_of_one_that_was(
+    here: Callable[..., Ended], disk: Path
+) -> None:
+    ended = here(disk / "mount" / "n1", "--seconds", "1")
+    assert ended.status == 2
+    assert "No such file or directory" in ended.err
+    ended = here(disk / "n1", "--write", "--ledger", str(disk / "ledger"))
+    assert ended.status == 2
+    assert "is on the disk that it is to judge" in ended.err
     assert not list(disk.iterdir())
 
 
@@ -262,7 +275,7 @@ def test_after_a_loss_of_power_the_ledger_tells_what_is_missing(
         ended = here(place, "--check", "--ledger", str(ledger))
         assert ended.status == 0, ended.out + ended.err
         assert "Everything acknowledged is there." in ended.out
-    told = read_ledger(ledger)[-1]
+    told = [*read_ledger(ledger)][-1]
     assert f"{told.store}: {told.plan.steps} of {told.plan.steps} operations acknowledged: OK" in ended.out
     shutil.rmtree(max((place / DIRECTORY).iterdir()))
     ended = here(place, "--check", "--ledger", str(ledger), "--json")
@@ -334,12 +347,43 @@ def test_a_ledger_that_was_cut_short_counts_up_to_its_last_whole_line(tmp_path: 
         ledger.tell(Kind.WATERMARK, 3, 12)
         ledger.check()
     events = [Event(Kind.OPENED, 0), Event(Kind.WATERMARK, 3, 12)]
-    assert read_ledger(file) == [Chapter("store-1", plan, events)]
+    assert [*read_ledger(file)] == [Chapter("store-1", plan, events)]
     file.write_bytes(file.read_bytes()[:-2])
-    assert read_ledger(file) == [Chapter("store-1", plan, events[:1])]
+    assert [*read_ledger(file)] == [Chapter("store-1", plan, events[:1])]
     file.write_bytes(file.read_bytes() + b"\nnonsense\n")
     with pytest.raises(LedgerError, match="no ledger"):
-        read_ledger(file)
+        list(read_ledger(file))
+
+
+def test_of_a_long_ledger_no_more_than_one_store_is_in_memory(tmp_path: Path) -> None:
+    """A disk that holds out for days is judged by the last two of its stores."""
+    plan = Plan(backend="segmented", seed=1, steps=1)
+    with Ledger(str(tmp_path / "ledger")) as ledger:
+        ledger.announce("store-0", plan)
+    head, one = (tmp_path / "ledger").read_bytes(), b"%d 1 0\n" % Kind.RETURNED * 1000
+    (tmp_path / "ledger").write_bytes((head + one) * 300)
+    tracemalloc.start()
+    try:
+        stores = sum(len(chapter.events) == 1000 for chapter in read_ledger(tmp_path / "ledger"))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert stores == 300
+    assert peak < (tmp_path / "ledger").stat().st_size
+
+
+def test_a_line_without_end_is_no_ledger(tmp_path: Path) -> None:
+    file = tmp_path / "ledger"
+    with file.open("wb") as stream:
+        stream.truncate(1 << 30)
+    with pytest.raises(LedgerError, match="a line of more than 65536 bytes"):
+        list(read_ledger(file))
+
+
+def test_events_of_no_store_are_no_ledger(tmp_path: Path) -> None:
+    (tmp_path / "ledger").write_bytes(b"1 0 0\n")
+    with pytest.raises(LedgerError, match="no announcement"):
+        list(read_ledger(tmp_path / "ledger"))
 
 
 def test_a_ledger_is_never_written_over(tmp_path: Path) -> None:

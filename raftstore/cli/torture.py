@@ -6,7 +6,7 @@ import random
 import signal
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -18,6 +18,7 @@ from raftstore import config as configs
 from raftstore.cli import COULD_NOT_RUN
 from raftstore.cli.looking import printable
 from raftstore.compare.machine import machine_of
+from raftstore.durable import make_directory, sync_directory
 from raftstore.errors import ConfigError, RaftStoreError
 from raftstore.registry import backend_class
 from raftstore.storeconfig import StoreConfig
@@ -48,7 +49,7 @@ INTERRUPTED = 130
 
 Place = Annotated[
     Path,
-    typer.Argument(metavar="PATH", exists=True, file_okay=False, help="A directory on the disk to judge."),
+    typer.Argument(metavar="PATH", file_okay=False, help="A directory on the disk to judge."),
 ]
 Backend = Annotated[str | None, typer.Option(help="segmented, lmdb, rocksdb, or any registered one.")]
 Strategy = Annotated[str | None, typer.Option(help="DiskFirst, MemFirst or MemFirst:sync_on_commit.")]
@@ -89,10 +90,11 @@ def command(
 ) -> None:
     """Kill a store on this disk at random times, and see that nothing acknowledged is ever lost.
 
-    Everything happens in a new directory below PATH, which is removed at the end. A kill alone does not show
-    whether the disk keeps what it reported as synced. For that, cut its power: on another machine
-    `nc -l 7000 > ledger`; here `raftstore torture PATH --write --ledger tcp://HOST:7000`; pull the plug;
-    start again, fetch the ledger, `raftstore torture PATH --check --ledger FILE`.
+    Everything happens in a new directory below PATH, which is removed at the end, as is PATH if it was not
+    there. A kill alone does not show whether the disk keeps what it reported as synced. For that, cut its
+    power: on another machine `nc -l 7000 > ledger`; here
+    `raftstore torture PATH --write --ledger tcp://HOST:7000`; pull the plug; start again, fetch the ledger,
+    `raftstore torture PATH --check --ledger FILE`.
 
     Exit status: 0 nothing was lost, 1 something was, 2 it could not run.
     """
@@ -111,10 +113,11 @@ def command(
                     power_cuts=power_cuts,
                     plant=plant,
                 )
-                if write:
-                    good = _write(settings, _required(ledger, "--write"))
-                else:
-                    good = _torture(settings, as_json=json)
+                with _present(settings.path):
+                    if write:
+                        good = _write(settings, _required(ledger, "--write"))
+                    else:
+                        good = _torture(settings, as_json=json)
     except KeyboardInterrupt:
         typer.echo("stopped; no process and no mount was left behind", err=True)
         raise typer.Exit(INTERRUPTED) from None
@@ -249,6 +252,24 @@ def _check(path: Path, file: str, *, as_json: bool) -> bool:
 def _fail(error: Exception) -> NoReturn:
     typer.echo(f"it could not run: {printable(str(error))}", err=True)
     raise typer.Exit(COULD_NOT_RUN)
+
+
+@contextmanager
+def _present(path: Path) -> Generator[None]:
+    """`path` is there meanwhile. If it is made for that, it is removed afterwards, unless something is in it.
+
+    Its parent must be there: with more missing, it may be that the disk to judge is not mounted.
+    """
+    made = not path.exists()
+    if made:
+        make_directory(path)
+        sync_directory(path.parent)
+    try:
+        yield
+    finally:
+        if made:
+            with suppress(OSError):
+                path.rmdir()
 
 
 @contextmanager

@@ -11,9 +11,9 @@ import errno
 import os
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, Self
+from typing import BinaryIO, Final, Self
 from urllib.parse import urlsplit
 
 import msgspec
@@ -22,6 +22,8 @@ from raftstore.testing.crash.events import Event, Kind, Reporter
 from raftstore.testing.crash.plan import Plan
 
 CONNECT_S: Final = 10.0
+LINE_BYTES_MAX: Final = 64 << 10
+"""Far more than the longest announcement."""
 _SILENT: Final = frozenset({Kind.STARTED})
 """Events that promise nothing: a ledger in a file need not sync them."""
 
@@ -43,7 +45,7 @@ class Chapter(msgspec.Struct, frozen=True):
 
     store: str
     plan: Plan
-    events: Sequence[Event]
+    events: list[Event]
 
 
 class Ledger(Reporter):
@@ -118,25 +120,42 @@ class Ledger(Reporter):
             os.fdatasync(self.fd)
 
 
-def read_ledger(file: Path) -> list[Chapter]:
-    """What the file says. Raises `LedgerError` if it is no ledger."""
-    whole, _, _ = file.read_bytes().rpartition(b"\n")
-    chapters: list[Chapter] = []
-    events: list[Event] = []
+def read_ledger(file: Path) -> Iterator[Chapter]:
+    """What the file says of one store after the other; one of them is in memory at a time.
+
+    Raises `LedgerError` where it turns out to be no ledger.
+    """
+    chapter: Chapter | None = None
     try:
-        for line in whole.split(b"\n") if whole else []:
-            if line.startswith(b"{"):
-                announced = msgspec.json.decode(line, type=Announcement)
-                events = []
-                chapters.append(Chapter(announced.store, announced.plan, events))
-            else:
-                kind, step, value = map(int, line.split())
-                events.append(Event(Kind(kind), step, value))
+        with file.open("rb") as stream:
+            for line in _whole_lines(stream):
+                if line.startswith(b"{"):
+                    if chapter is not None:
+                        yield chapter
+                    announced = msgspec.json.decode(line, type=Announcement)
+                    chapter = Chapter(announced.store, announced.plan, [])
+                elif chapter is not None:
+                    chapter.events.append(_event(line))
+                else:
+                    raise ValueError("it begins with no announcement of a store")
     except (ValueError, msgspec.MsgspecError) as error:
         raise LedgerError(f"{file} is no ledger: {error}") from error
-    if not chapters:
+    if chapter is None:
         raise LedgerError(f"{file} is no ledger, or an empty one")
-    return chapters
+    yield chapter
+
+
+def _event(line: bytes) -> Event:
+    kind, step, value = map(int, line.split())
+    return Event(Kind(kind), step, value)
+
+
+def _whole_lines(stream: BinaryIO) -> Iterator[bytes]:
+    """Without the last one if it was cut short."""
+    while (line := stream.readline(LINE_BYTES_MAX)).endswith(b"\n"):
+        yield line
+    if len(line) == LINE_BYTES_MAX:
+        raise ValueError(f"a line of more than {LINE_BYTES_MAX} bytes")
 
 
 def _connected(target: str) -> socket.socket:

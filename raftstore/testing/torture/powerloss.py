@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -60,18 +61,19 @@ def write(settings: Settings, ledger: Ledger, tell: Tell) -> None:
         tell(number)
 
 
-def check(path: Path, chapters: list[Chapter]) -> Iterator[Found]:
+def check(path: Path, chapters: Iterable[Chapter]) -> Iterator[Found]:
     """Compare the newest stores below `path` with the ledger, each as a copy: nothing there is changed.
 
-    Raises `LedgerError` if nothing was written there.
+    Raises `LedgerError` if nothing was written there, and what `chapters` raises.
     """
+    newest = deque(chapters, maxlen=KEPT)
     if not (path / DIRECTORY).is_dir():
         raise LedgerError(
             f"there is no {DIRECTORY} in {path}: is that the disk that was written to, and is it mounted? "
             "If so, it has lost the whole directory, which it had reported as synced."
         )
     with Checker() as checker:
-        for chapter in chapters[-KEPT:]:
+        for chapter in newest:
             yield _check_one(path / DIRECTORY, chapter, checker)
 
 
