@@ -11,13 +11,26 @@ from typing import Any
 
 
 @contextmanager
+def nothing_collected() -> Iterator[None]:
+    """No garbage is collected in the block, by any thread: a collection begins anywhere, and may run the
+    finalizers of what an earlier test left, which would be counted, or struck, with what the block runs.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+@contextmanager
 def interrupt(
     step: int, is_ours: Callable[[str], bool], may_strike: Callable[[FrameType], bool] = lambda _frame: True
 ) -> Iterator[list[str]]:
     """KeyboardInterrupt at the `step`-th line, from 1, of the files that are ours; yields where that was.
 
-    Only in this thread. No garbage is collected meanwhile: a collection begins anywhere, and may run the
-    finalizer of something an earlier test left, which would be struck in place of the call.
+    Only in this thread. No garbage is collected meanwhile.
     """
     left, where = step, list[str]()
 
@@ -34,7 +47,7 @@ def interrupt(
         return trace
 
     before, collects = sys.gettrace(), gc.isenabled()
-    gc.disable()
+    gc.disable()  # Without a collection before: that would be a slow one for each step.
     sys.settrace(enter)
     try:
         yield where

@@ -115,7 +115,7 @@ def test_a_disk_that_fills_up_beside_threads_keeps_what_was_acknowledged_and_not
         done = threading.Event()
         threads = [background(lambda n=n: propose_until(log, told, n, done.is_set)) for n in range(4)]  # type: ignore[misc]
         try:
-            while time.monotonic() < end or not told.acknowledged:
+            while time.monotonic() < end or not (told.acknowledged and told.term):
                 disk.full = not disk.full
                 time.sleep(pick.uniform(0, 0.02))
                 told.term += 1

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 import pytest
+from interrupting import nothing_collected
 from log_tools import NEVER
 
 import raftstore
@@ -36,11 +37,12 @@ def calls_in_core(body: Callable[[], object]) -> int:
         if event == "call" and str(Path(frame.f_code.co_filename).parent) == CORE:
             count += 1
 
-    sys.setprofile(profile)
-    try:
-        body()
-    finally:
-        sys.setprofile(None)
+    with nothing_collected():
+        sys.setprofile(profile)
+        try:
+            body()
+        finally:
+            sys.setprofile(None)
     return count
 
 

@@ -152,7 +152,7 @@ def _at_random(name: str, seconds: float, seed: int, corpus: Path) -> Result:
         guard, cpu_begin = Guard(scratch), time.process_time()
         inputs, data, found = 0, b"", None
         guard.warm_up(target)
-        while found is None and time.monotonic() - begin < seconds:
+        while found is None and (inputs == 0 or time.monotonic() - begin < seconds):
             data, inputs = _mutated(target, random), inputs + 1
             try:
                 guard.run(target, data)
