@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -84,6 +86,25 @@ def test_unwitnessed_writes_that_rocksdb_dropped_from_its_damaged_log_are_not_de
     with open_log(f"rocksdb://{tmp_path}/killed?ballast_bytes=64KiB") as opened:
         assert opened.last_index == 5
         assert opened.recovery.acknowledged_missing == "unknown"
+
+
+NESTED = """
+import os, signal, time
+from raftstore.testing.rot.quick import forked
+
+def inner():
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(3600)
+
+print(forked(lambda: str(forked(inner, 3600)).encode(), 3600))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+def test_what_a_killed_child_had_forked_ends_with_it_and_is_not_waited_for() -> None:
+    """It holds the pipe on which the answer was to come: the death would be taken for a hang."""
+    done = subprocess.run([sys.executable, "-c", NESTED], capture_output=True, text=True, timeout=300)
+    assert (done.stdout, done.stderr) == ("(-9, b'')\n", "")
 
 
 def store(seed: int) -> dict[str, bytes]:

@@ -5,10 +5,12 @@ What a backend looks at from a child process is looked at from one here too, onl
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import select
 import signal
+import sys
 import tempfile
 import time
 import traceback
@@ -19,17 +21,22 @@ from typing import Any, Final
 import msgspec
 
 _CHUNK: Final = 1 << 16
+_LIBC: Final = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG: Final = 1
 
 
 def forked(body: Callable[[], bytes], timeout_s: float) -> tuple[int | None, bytes]:
     """Run `body` in a forked child. Its exit status, None if it had to be killed, and what it returned.
 
     Status 0: `body` returned. 1: it raised, and the output is the traceback. Negative: the signal.
+    On Linux the child does not outlive this thread: one that was forked in a child dies with that.
     """
     reading, writing = os.pipe()
+    parent = os.getpid()
     pid = os.fork()
     if pid == 0:
         os.close(reading)
+        _die_with(parent)
         _live(body, writing)
     os.close(writing)
     try:
@@ -40,6 +47,14 @@ def forked(body: Callable[[], bytes], timeout_s: float) -> tuple[int | None, byt
         os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     return (os.waitstatus_to_exitcode(status) if ended else None), output
+
+
+def _die_with(parent: int) -> None:
+    """Let this process be killed when `parent` ends, which may have happened already."""
+    if sys.platform == "linux":
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
 
 
 def _live(body: Callable[[], bytes], writing: int) -> None:
