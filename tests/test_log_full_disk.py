@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from log_tools import NEVER, both
+from log_tools import NEVER, both, now_that_there_is_room
 
 from raftstore.entry import NO_ENTRY, HardState, LogId
 from raftstore.errors import BackpressureError, GapError, StoreFullError
@@ -207,7 +207,7 @@ def test_votes_overtake_what_a_full_disk_keeps_waiting(disk: MemoryDisk) -> None
         assert log.durable_index == 0
         assert disk.state.hard_state is not None
         disk.full = False
-        log.flush()
+        now_that_there_is_room(log.flush)
         assert log.durable_index == 3
     with open_log(disk, MemFirst()) as log:
         assert log.entries(1) == span(1, 4)
@@ -229,7 +229,7 @@ def test_repeating_a_vote_does_not_fail_because_of_somebody_elses_flush(disk: Me
             outcome(flush)
         outcome(again)
         disk.full = False
-        log.flush()
+        now_that_there_is_room(log.flush)
 
 
 @both
@@ -262,7 +262,7 @@ def test_flush_on_a_full_disk_says_so(disk: MemoryDisk) -> None:
             log.flush()
         assert log.last_index == 3
         disk.full = False
-        log.flush()
+        now_that_there_is_room(log.flush)
         assert log.durable_index == 3
 
 
@@ -289,7 +289,7 @@ def test_closing_on_a_full_disk_says_so_and_loses_nothing(disk: MemoryDisk) -> N
         outcome(background(log.close))
     assert log.entries(1) == span(1, 6)
     disk.full = False
-    log.close()
+    now_that_there_is_room(log.close)
     with open_log(disk, MemFirst()) as log:
         assert log.entries(1) == span(1, 6)
 
