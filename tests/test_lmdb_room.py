@@ -6,7 +6,7 @@ import errno
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from random import Random
 
@@ -14,6 +14,7 @@ import pytest
 
 pytest.importorskip("lmdb")
 
+from disk_tools import small_disk, take_the_rest
 from lmdb_tools import KIB, MIB, LmdbStore, checked, opened
 from raftstore_lmdb import LmdbBackend, _backend, _datafile, _room
 
@@ -243,21 +244,6 @@ def test_an_allocation_that_fails_otherwise_leaves_only_reading(
     store.reopen()
 
 
-@contextmanager
-def small_disk(mount: Path, size: str) -> Iterator[None]:
-    """A file system of that size is mounted there; skips where that is not possible."""
-    if os.geteuid():
-        pytest.skip("only root can mount a small file system")
-    mount.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", mount], capture_output=True)
-    if done.returncode:
-        pytest.skip(f"cannot mount: {done.stderr.decode()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", mount], check=True)
-
-
 def test_a_really_full_file_system_is_never_an_io_error(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "12m"):
         use_up(tmp_path / "disk")
@@ -302,10 +288,3 @@ def use_up(mount: Path) -> None:
             fill(store, 500)
             store.backend.maintain()
         store.reopen()
-
-
-def take_the_rest(file: Path) -> None:
-    """As another process might, while the store is open."""
-    with file.open("wb", buffering=0) as taken, suppress(OSError):
-        while True:
-            taken.write(bytes(4096))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -14,10 +13,10 @@ import pytest
 
 pytest.importorskip("rocksdict")
 
+from disk_tools import small_disk, take_the_rest
 from raftstore_rocksdb import RocksdbBackend
 from raftstore_rocksdb.upkeep import worth_compacting
 from rocksdb_tools import (
-    KIB,
     append,
     failing_engine,
     fill,
@@ -33,17 +32,12 @@ pytestmark = pytest.mark.backend("rocksdb")
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def store(tmp_path: Path) -> Iterator[Path]:
     """The directory of a new store on a disk of 48 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", os.fspath(disk)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small disk needs root")
-    store = disk / "store"
-    store.mkdir(mode=0o700)
-    yield store
-    subprocess.run(["umount", "--lazy", os.fspath(disk)], check=True)
+    with small_disk(tmp_path / "disk", "48m"):
+        store = tmp_path / "disk" / "store"
+        store.mkdir(mode=0o700)
+        yield store
 
 
 def append_until_full(backend: RocksdbBackend, number: int, index: int) -> tuple[int, int]:
@@ -58,9 +52,9 @@ def append_until_full(backend: RocksdbBackend, number: int, index: int) -> tuple
 
 @pytest.mark.parametrize("told", [True, False], ids=["checked before", "met by RocksDB"])
 def test_on_a_full_disk_appends_are_refused_the_rest_goes_on_and_purging_makes_room(
-    small_disk: Path, told: bool
+    store: Path, told: bool
 ) -> None:
-    backend = opened(small_disk, write_buffer_bytes=1 << 20, ballast_bytes=4 << 20)
+    backend = opened(store, write_buffer_bytes=1 << 20, ballast_bytes=4 << 20)
     if not told:
         backend._room.has = lambda size: True  # type: ignore[method-assign]
     number, last = append_until_full(backend, 0, 0)
@@ -76,61 +70,53 @@ def test_on_a_full_disk_appends_are_refused_the_rest_goes_on_and_purging_makes_r
     backend.write(append(number + 1, last + 1, size=50_000))
     assert [entry.index for entry in backend.read(last - 1, last + 2, None)] == [last - 1, last, last + 1]
     backend.close()
-    with closing(opened(small_disk)) as backend:
+    with closing(opened(store)) as backend:
         assert backend.recovery.last == LogId(1, last + 1)
         assert backend.recovery.number == number + 1
         assert backend.recovery.hard_state == b"h" * 100
 
 
-def test_appends_resume_when_somebody_else_makes_room(small_disk: Path) -> None:
-    other = small_disk.parent / "other"
-    with closing(opened(small_disk, write_buffer_bytes=1 << 20, ballast_bytes=4 << 20)) as backend:
+def test_appends_resume_when_somebody_else_makes_room(store: Path) -> None:
+    other = store.parent / "other"
+    with closing(opened(store, write_buffer_bytes=1 << 20, ballast_bytes=4 << 20)) as backend:
         backend.write(append(1, 1))
-        with suppress(OSError), other.open("wb") as file:
-            while True:
-                file.write(bytes(64 * KIB))
+        take_the_rest(other)
         with pytest.raises(OSError, match="No space left"):
             backend.write(append(2, 2))
         backend.write(WriteBatch(3, hard_state=b"voted"))
-        assert not (small_disk / "ballast").exists()
+        assert not (store / "ballast").exists()
         with pytest.raises(OSError, match="No space left"):
             backend.write(append(4, 2))
         other.unlink()
         backend.write(append(5, 2))
-        assert (small_disk / "ballast").stat().st_size == 4 << 20
-    with closing(opened(small_disk)) as backend:
+        assert (store / "ballast").stat().st_size == 4 << 20
+    with closing(opened(store)) as backend:
         assert (backend.recovery.last, backend.recovery.hard_state) == (LogId(1, 2), b"voted")
 
 
-def test_the_ballast_takes_at_most_an_eighth_of_the_disk(small_disk: Path) -> None:
-    with closing(opened(small_disk, ballast_bytes=1 << 40)):
-        assert (small_disk / "ballast").stat().st_size == 6 << 20
+def test_the_ballast_takes_at_most_an_eighth_of_the_disk(store: Path) -> None:
+    with closing(opened(store, ballast_bytes=1 << 40)):
+        assert (store / "ballast").stat().st_size == 6 << 20
 
 
 @pytest.mark.parametrize("mib", [1, 4, 9, 12, 20])
-def test_no_store_is_made_where_its_reserve_does_not_fit(small_disk: Path, mib: int) -> None:
+def test_no_store_is_made_where_its_reserve_does_not_fit(store: Path, mib: int) -> None:
     """Else nothing would be left for the first vote when others have taken the rest."""
-    others = small_disk.parent / "others"
+    others = store.parent / "others"
     others.write_bytes(bytes((48 - mib) << 20))
-    place = f"rocksdb://{small_disk.parent}/raft"
+    place = f"rocksdb://{store.parent}/raft"
     if mib < 12:
         with pytest.raises(StoreFullError, match="nothing was made"):
             open_log(place)
-        assert {file.name for file in (small_disk.parent / "raft").iterdir()} == {"LOCK"}
+        assert {file.name for file in (store.parent / "raft").iterdir()} == {"LOCK"}
         os.truncate(others, 20 << 20)
     with open_log(place) as log:
         assert log.recovery.created
-        take_the_rest(small_disk.parent / "rest")
+        take_the_rest(store.parent / "rest")
         for term in range(1, 20):
             log.save_hard_state(HardState(term, "a"))
     with open_log(place) as log:
         assert log.hard_state.term == 19
-
-
-def take_the_rest(file: Path) -> None:
-    with suppress(OSError), file.open("wb", buffering=0) as stream:
-        while stream.write(bytes(4096)):
-            pass
 
 
 def test_on_a_file_system_that_does_not_tell_its_size_there_is_room(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -15,6 +16,9 @@ import msgspec
 from raftstore.backend import Examination
 
 LINKS_PREFIX: Final = "raftstore-look-"
+
+NO_ROOM_STATUS: Final = 3
+"""What the child ends with if the disk has no room for what it writes beside the links."""
 
 LOOK_BYTES_PER_S: Final = 10 << 20
 """Slower than any disk that a store lives on reads: what bounds a deep look in time."""
@@ -33,7 +37,7 @@ class ChildFailedError(Exception):
 
 
 def look_from_child(path: Path, *, deep: bool, timeout_s: float, scratch: Path | None = None) -> Examination:
-    """What `look` finds, from a child that has `timeout_s`. Raises `ChildFailedError`.
+    """What `look` finds, from a child that has `timeout_s`. Raises `ChildFailedError`, `OSError(ENOSPC)`.
 
     A directory of links is made in `scratch`, or where temporary files go, and removed at the end. Should we
     be killed, the child ends by itself a second later than its time.
@@ -50,6 +54,8 @@ def look_from_child(path: Path, *, deep: bool, timeout_s: float, scratch: Path |
             raise ChildFailedError(message, by_store=True) from error
     if child.returncode < 0:
         raise ChildFailedError(f"reading the store killed RocksDB, signal {-child.returncode}", by_store=True)
+    if child.returncode == NO_ROOM_STATUS:
+        raise OSError(errno.ENOSPC, "no room to look at the store", links)
     if child.returncode:
         raise ChildFailedError(child.stderr.decode(errors="replace")[-2000:], by_store=False)
     return msgspec.json.decode(child.stdout, type=Examination)

@@ -17,7 +17,9 @@ import msgspec
 from raftstore.backend import Damage, Examination, Recovery
 from raftstore.entry import LogId
 from raftstore.errors import CorruptionError, RaftStoreError
+from raftstore_rocksdb.child import NO_ROOM_STATUS
 from raftstore_rocksdb.engine import Engine
+from raftstore_rocksdb.failures import FULL
 from raftstore_rocksdb.files import DB, data_is_missing, is_new, read_clean
 from raftstore_rocksdb.layout import KEY_INDEX_END, entry_key, key_index, unpack_entry
 from raftstore_rocksdb.mending import mend_current, mend_manifest
@@ -32,7 +34,7 @@ _DAMAGE_MAX: Final = 100
 def look(path: Path, links: Path, *, deep: bool) -> Examination:
     """Examine the store at `path` through `links`, an empty directory. `deep` reads every entry.
 
-    May hang or kill the process if the store is damaged.
+    May hang or kill the process if the store is damaged. Raises `OSError` if there is no room in `links`.
     """
     if not (path / DB).is_dir():
         damage = [] if is_new(path) else [Damage(data_is_missing(path))]
@@ -42,6 +44,7 @@ def look(path: Path, links: Path, *, deep: bool) -> Examination:
     try:
         engine = _read_only(links)
     except (RaftStoreError, OSError) as error:
+        _raise_if_full(error)
         return Examination(None, stats_of(path, None, Shape()), 0, [_damage(path, error)])
     try:
         return _look(path, engine, deep)
@@ -57,6 +60,12 @@ def _read_only(links: Path) -> Engine:
         if mend_manifest(links) is None:
             raise
     return Engine.read_only(links)
+
+
+def _raise_if_full(error: Exception) -> None:
+    """A disk that is full beside the store says nothing of the store."""
+    if isinstance(error, OSError) and error.errno in FULL:
+        raise error
 
 
 def _look(path: Path, engine: Engine, deep: bool) -> Examination:
@@ -182,5 +191,10 @@ def main(arguments: list[str]) -> None:
     """
     path, links, deep, seconds = arguments
     signal.alarm(int(seconds))
-    found = look(Path(path), Path(links), deep=deep == "deep")
+    try:
+        found = look(Path(path), Path(links), deep=deep == "deep")
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        sys.exit(NO_ROOM_STATUS)
     sys.stdout.buffer.write(msgspec.json.encode(found))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -36,6 +36,8 @@ from raftstore_rocksdb.rows import Rows
 from raftstore_rocksdb.shape import Shape
 from raftstore_rocksdb.state import read_state
 
+T = TypeVar("T")
+
 NEW_STORE_BYTES: Final = 4 << 20
 """What RocksDB takes for an empty store, the steps included in which it allocates its logs."""
 
@@ -59,16 +61,16 @@ def open_store(path: Path, room: Room, *, write_buffer_bytes: int, open_timeout_
         raise CorruptionError("a symbolic link among the store's files", file=link)
     if not (path / DB).is_dir():
         _create(path, room, write_buffer_bytes)
-    clean, mended = read_clean(path), mend_current(path / DB)
+    clean, mended = read_clean(path), with_room(room, lambda: mend_current(path / DB))
     notes = [] if mended is None else [mended]
     if clean is None or not manifest_is_whole(path / DB):
-        notes += _look_first(path, open_timeout_s)
+        notes += with_room(room, lambda: _look_first(path, open_timeout_s))
     kept = clean is None and keep_wal(path)
     bytes_read = _bytes_to_read(path / DB)
     try:
         engine = open_engine(path, room, write_buffer_bytes)
     except CorruptionError:
-        mended = mend_manifest(path / DB, path / KEPT)
+        mended = with_room(room, lambda: mend_manifest(path / DB, path / KEPT))
         if mended is None:
             raise
         notes.append(mended)
@@ -84,14 +86,20 @@ def open_store(path: Path, room: Room, *, write_buffer_bytes: int, open_timeout_
 def open_engine(path: Path, room: Room, write_buffer_bytes: int) -> Engine:
     """Open RocksDB, if need be with the room of the ballast: it writes what its log held to a sorted file."""
     try:
-        return Engine(path / DB, write_buffer_bytes=write_buffer_bytes)
+        return with_room(room, lambda: Engine(path / DB, write_buffer_bytes=write_buffer_bytes))
+    except FileNotFoundError as error:
+        raise CorruptionError(f"a file of the store is missing: {error}", file=path / DB) from error
+
+
+def with_room(room: Room, action: Callable[[], T]) -> T:
+    """What `action` returns. If the disk is too full for it, it is done again with the ballast's room."""
+    try:
+        return action()
     except OSError as error:
-        if error.errno == errno.ENOENT:
-            raise CorruptionError(f"a file of the store is missing: {error}", file=path / DB) from error
         if error.errno not in FULL:
             raise
     room.release()
-    return Engine(path / DB, write_buffer_bytes=write_buffer_bytes)
+    return action()
 
 
 def _create(path: Path, room: Room, write_buffer_bytes: int) -> None:
