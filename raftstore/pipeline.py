@@ -1,8 +1,10 @@
 """The way of a write: accepted, flushed together with others, published, acknowledged.
 
 One thread at a time leads: it takes what is accepted, hands it to the backend as one batch, and publishes it.
-A caller that waits for durability leads in its own thread if nobody does, and hands the lead to another
-sleeping caller when its own write is done; the flusher thread leads when there is none.
+A caller that waits for durability leads in its own thread if nobody does; the flusher thread leads when
+there is none. The threads whose writes a flush made durable stand in line: each wakes the next once it runs,
+so that they do not crowd at the interpreter's lock. The lead goes to the last of them, which hands it on: by
+then the others have had their turn, and what they asked for meanwhile shares the next flush.
 
 An interrupt (Ctrl-C) may hit a leading thread anywhere. Each step of a flush can therefore be repeated, and
 `_shielded` repeats it until it is done, before the interrupt goes on.
@@ -52,9 +54,10 @@ class Pipeline:
         self.backend = backend
         self.ledger = ledger
         self.meter = Meter()
-        self.lock = Lock()  # Guards the ledger, the view and the three below; never held across I/O.
+        self.lock = Lock()  # Guards the ledger, the view and the four below; never held across I/O.
         self._leader = NOBODY
         self._sleepers: deque[tuple[Waitable, ThreadWaiter]] = deque()
+        self._line: deque[ThreadWaiter] = deque()
         self._in_callback: set[int] = set()
         self._backpressure_timeout_s = backpressure_timeout_s if ledger.mem_first else None
         self.wish: Callable[[float], None] = _ignore
@@ -200,7 +203,7 @@ class Pipeline:
         deadline = _NEVER if timeout is None else time.monotonic() + timeout
         while not target.done:
             waiter = self._sleeper(target, may_lead=timeout is None)
-            if waiter is not None and not self._sleep(waiter, deadline):
+            if waiter is not None and not self._sleep(waiter, deadline) and not target.done:
                 raise TimeoutError(f"not durable within {timeout} s")
             if self._leader == get_ident():
                 self._shielded(lambda: self._lead_until(target))
@@ -227,8 +230,30 @@ class Pipeline:
         try:
             woken = waiter.sleep(min(left, LOOK_UP_S))
         finally:
-            waiter.gone = not woken
+            self._leave(waiter, woken=woken)
         return woken or left > LOOK_UP_S
+
+    def _leave(self, waiter: ThreadWaiter, *, woken: bool) -> None:
+        """`waiter` sleeps no more, woken or not: wake the next in line. It is not given the lead any more."""
+        with self.lock:
+            if not woken:
+                waiter.called = True
+                if waiter in self._line:
+                    self._line.remove(waiter)
+            first = self._line.popleft() if self._line else None
+        if first is not None:
+            first.wake()
+
+    def _line_up(self, waiters: list[Waiter]) -> list[Waiter]:
+        """Put the threads among `waiters` in line, each once; the others."""
+        others: list[Waiter] = []
+        for waiter in waiters:
+            if not isinstance(waiter, ThreadWaiter):
+                others.append(waiter)
+            elif not waiter.called:
+                waiter.called = True
+                self._line.append(waiter)
+        return others
 
     def wait_for_index(self, index: int) -> IndexWaiter | None:
         """What is done once the entry that is now at `index` is durable; None if it is."""
@@ -293,12 +318,12 @@ class Pipeline:
         return True
 
     def _lead_until(self, target: Waitable) -> None:
-        """Flush until `target` is done, or that cannot go on; then hand the lead on.
+        """Flush until `target` is done, threads are in line, or that cannot go on; then hand the lead on.
 
         A group that an interrupt left half settled is finished first, whether `target` is done or not.
         """
         while self._leader == get_ident() and not (target.done and self.ledger.in_flight is None):
-            if not self.flush():
+            if not self.flush() or self._line:
                 break
         self._hand_on()
 
@@ -307,31 +332,32 @@ class Pipeline:
         while self._leader == get_ident():
             with self.lock:
                 due = self.ledger.in_flight is not None or self.ledger.due_s() <= 0
-            if not due or not self.flush():
+            if not due or not self.flush() or self._line:
                 break
         self._hand_on()
 
     def _hand_on(self) -> None:
-        """Give the lead to a sleeping caller if a flush is due, else to nobody."""
+        """Give the lead to the last in line, else to a sleeping caller if a flush is due, else to nobody."""
         if self._leader != get_ident():
             return
         with self.lock:
-            delay = self.ledger.due_s()
-            chosen = self._next_leader() if delay <= 0 else None
+            line, delay = self._line, self.ledger.due_s()
+            if not line and delay <= 0:
+                self._line_up_a_sleeper()
             if delay == _NEVER:
                 self._sleepers.clear()
-            self._leader = NOBODY if chosen is None else chosen.thread
-        if chosen is not None:
-            chosen.wake()
+            self._leader = line[-1].thread if line else NOBODY
+            first = line.popleft() if line else None
+        if first is not None:
+            first.wake()
         elif delay != _NEVER:
             self.wish(delay)
 
-    def _next_leader(self) -> ThreadWaiter | None:
-        while self._sleepers:
+    def _line_up_a_sleeper(self) -> None:
+        while self._sleepers and not self._line:
             target, waiter = self._sleepers.popleft()
-            if not target.done and not waiter.gone:
-                return waiter
-        return None
+            if not target.done:
+                self._line_up([waiter])
 
     def _shielded(self, step: Callable[[], None]) -> None:
         """Do `step`, again from its beginning whenever an interrupt cuts it short; then let that go on."""
@@ -362,8 +388,9 @@ class Pipeline:
             return False
         with self.lock:
             self.ledger.settle(group)
-        if group.to_wake:
-            wake_all(group.to_wake)
+            others = self._line_up(group.to_wake)
+        if others:
+            wake_all(others)
         with self.lock:
             woken = self.ledger.finish()
         if woken:

@@ -15,12 +15,12 @@ logger = logging.getLogger("raftstore")
 class ThreadWaiter:
     """A sleeping thread. It may be woken to lead the next flush instead of having its wish fulfilled."""
 
-    __slots__ = ("_latch", "gone", "thread")
+    __slots__ = ("_latch", "called", "thread")
 
     def __init__(self) -> None:
         self.thread = get_ident()
-        self.gone = False
-        """It sleeps no more, so it must not be given the lead."""
+        self.called = False
+        """It stands in line to be woken, was woken, or sleeps no more."""
         self._latch = Lock()
         self._latch.acquire()
 
