@@ -22,7 +22,7 @@ def main() -> None:
         None,
         patronictl=True,
         partner_addrs=sys.argv[1:],
-        retry_timeout=5,
+        retry_timeout=30,
         commandsWaitLeader=False,
     )
     store.conf.connectionRetryTime = 0.2

@@ -121,8 +121,14 @@ class Client:
             return self._answers.pop(number)
 
     def put(self, key: str, value: str, **keywords: Any) -> None:
-        """Set it, as often as it takes."""
-        until(lambda: bool(self.call("set", key, value, **keywords)), f"{key} is set")
+        """Set it, as often as it takes. What must not exist was set if it is found: an answer may be lost."""
+        is_new = keywords.get("prevExist") is False
+
+        def is_set() -> bool:
+            done = self.call("set", key, value, **keywords)
+            return bool(done or (is_new and (self.call("get", key) or {}).get("value") == value))
+
+        until(is_set, f"{key} is set")
 
     def values(self) -> dict[str, str]:
         """Everything, at least as new as what was acknowledged before this call."""

@@ -45,10 +45,10 @@ PROMISES = {"next_node_idx", "response_vote", "request_vote"}
 def conf(**settings: Any) -> Any:
     fast = {
         "autoTick": False,
-        "raftMinTimeout": 0.2,
-        "raftMaxTimeout": 0.5,
+        "raftMinTimeout": 20.0,
+        "raftMaxTimeout": 30.0,
         "appendEntriesPeriod": 0.01,
-        "connectionTimeout": 2.0,
+        "connectionTimeout": 60.0,
         "connectionRetryTime": 0.05,
         "bindAddress": None,
     }
