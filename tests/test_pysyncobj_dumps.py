@@ -70,11 +70,14 @@ def test_a_child_that_ends_without_a_dump_does_not_seem_successful(tmp_path: Pat
 
 
 @pytest.mark.parametrize("length", [0, 10, len(NEWER) - 1])
-def test_a_dump_of_which_a_piece_is_missing_replaces_nothing(serializer: Any, length: int) -> None:
+def test_a_dump_of_which_a_piece_is_missing_replaces_nothing_and_is_removed(
+    serializer: Any, tmp_path: Path, length: int
+) -> None:
     serializer.serialize("whole", 1)
     assert not serializer.setTransmissionData((NEWER[:length], True, False))
     assert not serializer.setTransmissionData((b"", False, True))
     assert serializer.deserialize() == "whole"
+    assert [file.name for file in tmp_path.iterdir()] == ["dump"], "what was refused takes room"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
@@ -85,7 +88,8 @@ def test_a_dump_that_the_disk_has_no_room_for_ends_no_tick(serializer: Any, tmp_
     assert not serializer.setTransmissionData((NEWER, True, False))
     assert not serializer.setTransmissionData((b"", False, True))
     assert serializer.deserialize() == "whole"
-    (tmp_path / "dump.1.tmp").unlink()
+    assert not serializer.setTransmissionData((b"late", False, False))
+    assert [file.name for file in tmp_path.iterdir()] == ["dump"]
     assert not serializer.setTransmissionData((NEWER, True, False))
     assert serializer.setTransmissionData((b"", False, True))
     assert serializer.deserialize() == "newer"

@@ -18,7 +18,7 @@ pysyncobj: Any = pytest.importorskip("pysyncobj", reason="the adapter needs PySy
 
 from pysyncobj_tools import DEADLINE_S, StoreWords, Words, free_addresses, tick_until
 
-from raftstore.adapters.pysyncobj import RaftStoreJournal, install, wiring
+from raftstore.adapters.pysyncobj import RaftStoreJournal, full_disk, install, wiring
 from raftstore.adapters.pysyncobj.wiring import journal_of
 from raftstore.errors import ConfigError, RaftStoreError, StoreFullError
 from raftstore.log import RaftLog
@@ -82,6 +82,62 @@ def test_a_tick_on_a_full_disk_ends_early_and_later_all_goes_on(
     disk.full = False
     tick_until([node], lambda: acknowledged == [pysyncobj.FAIL_REASON.SUCCESS])
     assert node.words == ["a"]
+
+
+class Clock:
+    """Stands still."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        pass
+
+
+def test_a_full_disk_is_told_once_in_a_while_and_once_when_there_is_room(
+    make: Make,
+    addresses: list[str],
+    disk: MemoryDisk,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(wiring, "time", clock := Clock())
+    node = make(addresses[:1])
+    tick_until([node], node._isLeader)
+    disk.full = True
+    node.put("a")
+    told: list[int] = []
+    for clock.now in (0.0, 0.1, full_disk.SILENT_S, full_disk.SILENT_S + 0.1):
+        for _ in range(5):
+            node.doTick(0.0)
+        told.append(len(caplog.messages))
+    assert told == [1, 1, 2, 2], caplog.messages
+    assert "more times since this was said" in caplog.messages[1]
+    disk.full = False
+    tick_until([node], lambda: node.words == ["a"])
+    for _ in range(5):
+        node.doTick(0.0)
+    assert [words.partition(":")[0] for words in caplog.messages[2:]] == ["there is room on the disk again"]
+
+
+def test_a_disk_that_is_full_again_and_again_is_told_of_once_in_a_while() -> None:
+    full = full_disk.FullDisk()
+    lines = [full.refused(0.0, 4, OSError("full")), full.passed(5)]
+    for tenth in range(1, 100):
+        lines += [full.refused(tenth / 10, 5 + tenth, OSError("full")), full.passed(6 + tenth)]
+    assert len(list(filter(None, lines))) == 2
+    assert "99 more times" in (full.refused(full_disk.SILENT_S, 200, OSError("full")) or "")
+
+
+def test_a_tick_with_nothing_to_write_does_not_show_that_there_is_room() -> None:
+    full = full_disk.FullDisk()
+    assert full.refused(0.0, 7, OSError("full"))
+    assert full.passed(7) is None
+    assert full.passed(3) is None, "a truncation takes no room"
+    assert full.passed(4) == "there is room on the disk again: entry 4 is durable"
+    assert full.passed(5) is None
 
 
 @pytest.mark.backend("segmented")

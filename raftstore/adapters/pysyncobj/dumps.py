@@ -37,6 +37,7 @@ logger = logging.getLogger("raftstore")
 _FILE: Final = "_Serializer__fileName"
 _DESERIALIZER: Final = "_Serializer__deserializer"
 _PID: Final = "_Serializer__pid"
+_INCOMING: Final = "_Serializer__incomingTransmissionFile"
 _FAILED: Final = -2
 """The pid that PySyncObj notes for a dump that could not be written, without a child."""
 _PIECE_BYTES: Final = 1 << 20
@@ -74,14 +75,17 @@ class DurableSerializer(_serializer.Serializer):  # type: ignore[misc]  # PySync
     def setTransmissionData(self, data: Any) -> bool:  # noqa: N802  # PySyncObj's name
         """Take the next piece of a dump; True if it was the last, and the dump is durable under its name.
 
-        A dump that is not whole, cannot be loaded or is older than the log's beginning takes no place.
+        A dump that is not whole, cannot be loaded or is older than the log's beginning takes no place, and
+        is removed.
         """
         replace = self._replace_checked if self.__dict__[_DESERIALIZER] is None else replace_durably
         try:
             has_come = bool(_replacing(_serializer.Serializer.setTransmissionData, replace)(self, data))
         except OSError:  # Closing the file wrote its last bytes.
             logger.exception("the dump that came is not written to %s", self.__dict__[_FILE])
-            return False
+            has_come, self.__dict__[_INCOMING] = False, None
+        if not has_come and self.__dict__[_INCOMING] is None and self.__dict__[_FILE] is not None:
+            Path(f"{self.__dict__[_FILE]}.1.tmp").unlink(missing_ok=True)
         if has_come:
             self.__dict__[_IS_OVERTAKEN] = self.__dict__[_PID] != 0
             if (journal := self._journal) is not None:

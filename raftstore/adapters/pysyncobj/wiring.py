@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from raftstore.adapters.pysyncobj import library
 from raftstore.adapters.pysyncobj.dumps import DurableSerializer, settle_dumps
+from raftstore.adapters.pysyncobj.full_disk import FullDisk
 from raftstore.adapters.pysyncobj.journal import RaftStoreJournal, StoreSource
 from raftstore.errors import ConfigError, StoreFullError
 
@@ -25,6 +26,7 @@ FULL_DISK_PAUSE_S: Final = 0.05
 """How long a tick that a full disk ended takes at least: what it could not do is tried again at once."""
 _JOURNAL_ATTRIBUTE = "_SyncObj__raftLog"
 SERIALIZER_ATTRIBUTE = "_SyncObj__serializer"
+_FULL_DISK_ATTRIBUTE = "_raftstore_full_disk"
 
 
 def journal_of(sync_obj: Any) -> RaftStoreJournal | None:
@@ -71,15 +73,29 @@ def heeding(sync_obj: Any, callback: Callback | None) -> Callback | None:
 
 
 def tick(original: Callable[..., None], node: Any, time_to_wait: float) -> None:
-    """A tick that a full disk ends is logged, and the next one goes on: as PySyncObj's own thread does it.
-
-    A program that ticks by itself, as Patroni does, would lose its thread.
+    """A tick that a full disk ends is logged now and then, and the next one goes on: as in PySyncObj's own
+    thread. A program that ticks by itself, as Patroni does, would lose its thread.
     """
     try:
         original(node, time_to_wait)
     except StoreFullError as error:
-        logger.warning("nothing more is acknowledged for now: %s", error)
+        full = node.__dict__.setdefault(_FULL_DISK_ATTRIBUTE, FullDisk())
+        _tell(full.refused(time.monotonic(), _durable_index(node), error))
         time.sleep(max(time_to_wait, FULL_DISK_PAUSE_S))
+    else:
+        full = node.__dict__.get(_FULL_DISK_ATTRIBUTE)
+        if full is not None:
+            _tell(full.passed(_durable_index(node)))
+
+
+def _durable_index(node: Any) -> int:
+    journal = journal_of(node)
+    return 0 if journal is None else journal.log.durable_index
+
+
+def _tell(words: str | None) -> None:
+    if words is not None:
+        logger.warning("%s", words)
 
 
 class DurableTransportMixin:
