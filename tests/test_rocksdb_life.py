@@ -151,5 +151,5 @@ def test_closing_leaves_no_file_open_and_no_lock_held(path: Path) -> None:
         backend.read(50, 300, None)
     backend.close()
     assert caught.value.args == (100,)
-    assert set(Path("/proc/self/fd").iterdir()) == before
+    assert set(Path("/proc/self/fd").iterdir()) <= before
     opened(path).close()

@@ -120,8 +120,9 @@ def opened(config: StoreConfig) -> Store:
     return store
 
 
-def open_files() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
+def open_files() -> set[Path]:
+    """Some of them may be garbage of another test, and be gone at any time."""
+    return set(Path("/proc/self/fd").iterdir())
 
 
 def snapshot(path: Path) -> dict[str, bytes | None]:
@@ -629,7 +630,7 @@ def test_a_failed_opening_releases_the_lock_and_closes_the_backend(
     with pytest.raises(CorruptionError):
         open_store(config)
     assert engine.closings == 1
-    assert open_files() == before
+    assert open_files() <= before
     (config.path / "counter" / "number").write_text("5")
     opened(config)
 
@@ -639,7 +640,7 @@ def test_closing_twice_leaves_no_descriptor_open_and_spares_those_of_others(conf
     before = open_files()
     store = open_store(config)
     store.close()
-    assert open_files() == before
+    assert open_files() <= before
     with (config.path / FORMAT).open("rb") as other:
         store.close()
         store.abandon_in_child()
