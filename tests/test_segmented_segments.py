@@ -22,6 +22,7 @@ from raftstore.batch import WriteBatch
 from raftstore.entry import Entry, LogId
 from raftstore.errors import ConfigError, CorruptionError
 from raftstore.testing.model import Model
+from raftstore.testing.tools import eventually
 
 pytestmark = pytest.mark.backend("segmented")
 
@@ -181,7 +182,7 @@ def test_a_purge_that_dies_at_any_call_leaves_a_store_with_or_without_it() -> No
 
 def append_until_full(backend: SegmentedBackend) -> int:
     """The index of the last entry that found room."""
-    for entry in entries(1, 1000):
+    for entry in entries(1, 5000):
         try:
             backend.write(WriteBatch(entry.index, entries=[entry]))
         except OSError as error:
@@ -191,7 +192,7 @@ def append_until_full(backend: SegmentedBackend) -> int:
 
 
 def test_on_a_full_disk_appends_are_refused_whole_and_state_and_purge_go_on() -> None:
-    disk = SimulatedDisk(bytes_max=200 << 10)
+    disk = SimulatedDisk(bytes_max=600 << 10)
     with simulated(disk) as backend:
         last = append_until_full(backend)
         for n in range(300):
@@ -410,7 +411,8 @@ def test_many_old_segments_are_read_with_a_bounded_number_of_open_files(tmp_path
     with real(tmp_path) as backend:
         for index in Random(1).sample(range(1, 801), 800):
             assert backend.read(index, index + 1, None) == entries(index, 1, 900)
-        assert len(list(Path("/proc/self/fd").iterdir())) < 120
+        files = [link.readlink() for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        assert sum(file.is_relative_to(tmp_path) for file in files) < 100
 
 
 def payload(index: int, life: int) -> bytes:
@@ -477,9 +479,11 @@ def test_readers_beside_a_writer_see_whole_writes_only(tmp_path: Path) -> None:
                 backend.write(WriteBatch(number, entries=new))
                 last += 3
                 readers.last = last
-        readers.stop()
+        try:
+            eventually(lambda: readers.reads > 100 or bool(readers.wrong), "they read")
+        finally:
+            readers.stop()
     assert not readers.wrong
-    assert readers.reads > 100
 
 
 def test_a_read_of_many_small_frames_goes_on_after_each_lookup(tmp_path: Path) -> None:
