@@ -14,6 +14,7 @@ from typing import TypeVar
 import raftstore.log
 from raftstore import operations
 from raftstore.entry import Entry, HardState, LogId, Splice
+from raftstore.gathering import Gatherer
 from raftstore.ledger import fresh
 from raftstore.log import SCAN_BYTES, RaftLog
 from raftstore.operations import Operation
@@ -37,6 +38,8 @@ class AsyncRaftLog:
     """A `RaftLog` whose members are awaitable where they may wait. Their promises are those of `RaftLog`.
 
     Calls are accepted in the order in which they first run. Cancelling an await does not withdraw the write.
+    What many tasks propose in one tick of the loop is accepted together when the tick ends, or before any
+    other call is.
     To be used from one event loop; `log` is the log underneath, for use from other threads.
     """
 
@@ -45,8 +48,11 @@ class AsyncRaftLog:
         self._session = log._session  # pyright: ignore[reportPrivateUsage]
         self._pipeline = self._session.pipeline
         self._limits = log.config.limits
+        self._gatherer = Gatherer(self._session, self._limits)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._queue = asyncio.Lock()  # Keeps the order of calls when they have to wait for room.
+        self._queued = 0
+        """How many calls stand in that queue, or are at its head."""
 
     async def __aenter__(self) -> AsyncRaftLog:
         return self
@@ -74,6 +80,7 @@ class AsyncRaftLog:
 
     @property
     def next_index(self) -> int:
+        self._gatherer.accept()
         return self.log.next_index
 
     @property
@@ -86,6 +93,7 @@ class AsyncRaftLog:
 
     @property
     def last_accepted(self) -> LogId:
+        self._gatherer.accept()
         return self.log.last_accepted
 
     @property
@@ -160,6 +168,7 @@ class AsyncRaftLog:
             self.log._check_still_holds(chunk[-1])  # pyright: ignore[reportPrivateUsage]
 
     async def status(self) -> Status:
+        self._gatherer.accept()
         return await asyncio.to_thread(self.log.status)
 
     # --- writes ------------------------------------------------------------------------------------------
@@ -168,7 +177,15 @@ class AsyncRaftLog:
         return await self._run(operations.append(entries, self._limits))
 
     async def propose(self, term: int, payloads: Sequence[bytes], kind: int = 0) -> range:
-        return await self._run(operations.propose(term, payloads, kind, self._limits))
+        data = list(payloads)
+        self._gatherer.under_way += 1
+        try:
+            gathered = None if self._queued else self._gatherer.join(term, data, kind)
+            if gathered is not None:
+                return await gathered
+            return await self._run(operations.propose(term, data, kind, self._limits))
+        finally:
+            self._gatherer.under_way -= 1
 
     async def splice(self, prev: LogId, entries: Sequence[Entry]) -> Splice:
         return await self._run(operations.splice(prev, entries, self._limits))
@@ -221,6 +238,7 @@ class AsyncRaftLog:
 
     async def wait_durable(self, index: int, timeout: float | None = None) -> None:
         self._session.check_process()
+        self._gatherer.accept()
         target = self._pipeline.wait_for_index(index)
         if target is not None:
             async with asyncio.timeout(timeout):
@@ -228,12 +246,14 @@ class AsyncRaftLog:
 
     async def commit_to(self, index: int) -> None:
         self._session.check_process()
+        self._gatherer.accept()
         self._pipeline.commit_to(index)
         strategy = self.config.strategy
         if isinstance(strategy, MemFirst) and strategy.sync_on_commit and index > self.durable_index:
             await self.flush()
 
     async def close(self) -> None:
+        self._gatherer.accept()
         await asyncio.to_thread(self.log.close)
 
     # --- the way of a write ------------------------------------------------------------------------------
@@ -257,11 +277,16 @@ class AsyncRaftLog:
         """Accept `operation` at once; None if it has to stand in the queue."""
         if self._session.gone is not None:
             self._session.check_process()
-        return None if self._queue.locked() else self._pipeline.try_admit(operation)
+        self._gatherer.accept()
+        return None if self._queued else self._pipeline.try_admit(operation)
 
     async def _admit_later(self, operation: Operation[T]) -> tuple[Write | None, T]:
-        async with self._queue:
-            return await self._admit_in_turn(operation)
+        self._queued += 1
+        try:
+            async with self._queue:
+                return await self._admit_in_turn(operation)
+        finally:
+            self._queued -= 1
 
     async def _admit_in_turn(self, operation: Operation[T]) -> tuple[Write | None, T]:
         admitted = self._pipeline.try_admit(operation)

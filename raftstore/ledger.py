@@ -35,14 +35,14 @@ _NOWHERE: Final = float("inf")
 _NEVER: Final = float("inf")
 
 
-def _taken_back(index: int, number: int, cuts: Sequence[Write]) -> TruncatedError | None:
-    """What to tell about the entry at `index`, known to write `number`, once `cuts` are durable."""
-    for cut in cuts:
-        if cut.truncate_from is not None and cut.truncate_from <= index and cut.number > number:
-            return TruncatedError(
-                f"a truncation from {cut.truncate_from} took entry {index} back before it was acknowledged"
-            )
-    return None
+def _taken_back(last: int, number: int, cuts: Sequence[Write]) -> tuple[int, TruncatedError] | None:
+    """From where on `cuts`, once durable, take away what write `number` knew up to `last`; what to tell."""
+    starts = [cut.truncate_from for cut in cuts if cut.truncate_from is not None and cut.number > number]
+    start = min(starts, default=_NOWHERE)
+    if start > last:
+        return None
+    message = f"a truncation from {start} took entry {last} back before it was acknowledged"
+    return int(start), TruncatedError(message)
 
 
 def fresh(error: BaseException) -> BaseException:
@@ -214,9 +214,18 @@ class Ledger:
         if index <= max(self.durable_index, self.view.shape.anchor.index):
             return None
         self.check_writable()
-        waiting = IndexWaiter(index, self.accepted.number)
+        return self.wait_for_range(index, index)
+
+    def wait_for_range(self, start: int, last: int) -> IndexWaiter:
+        """As `wait_for_index`, for entries of which none is durable."""
+        waiting = IndexWaiter(start, last, self.accepted.number)
         self._index_waiters.append(waiting)
         return waiting
+
+    @property
+    def free_bytes(self) -> int:
+        """`DiskFirst`: how much may be accepted before callers have to wait for room."""
+        return 0 if self.room.is_queued else self.room.pending_bytes_max - self.pending_bytes
 
     def has_room(self, size: int) -> bool:
         if size == 0:
@@ -355,7 +364,8 @@ class Ledger:
                 withheld.append(write)
                 continue
             group.to_wake += write.waiters
-            write.error = _taken_back(last, write.number, cuts)
+            taken_back = _taken_back(last, write.number, cuts)
+            write.error = None if taken_back is None else taken_back[1]
             write.done = True
         self._withheld = withheld
 
@@ -375,8 +385,10 @@ class Ledger:
     def _answer_index_waiters(self, cuts: list[Write]) -> list[Waiter]:
         woken: list[Waiter] = []
         for waiting in self._index_waiters:
-            waiting.error = waiting.error or _taken_back(waiting.index, waiting.number, cuts)
-            if waiting.error is not None or waiting.index <= self.durable_index:
+            taken_back = _taken_back(waiting.last, waiting.number, cuts)
+            if taken_back is not None and waiting.error is None:
+                waiting.take_back(*taken_back)
+            if waiting.error is not None or waiting.last <= self.durable_index:
                 woken += waiting.waiters
                 waiting.done = True
         self._index_waiters = [waiting for waiting in self._index_waiters if not waiting.done]
@@ -425,7 +437,7 @@ class Ledger:
                 write.error, write.done = error, True
                 woken += write.waiters
         for waiting in self._index_waiters:
-            if waiting.index > self.accepted.shape.last.index:
+            if waiting.last > self.accepted.shape.last.index:
                 waiting.error = error
         return woken + self._answer_index_waiters([])
 

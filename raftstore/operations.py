@@ -67,8 +67,15 @@ def propose(
     term: int, payloads: Sequence[bytes], kind: int, limits: Limits, at: int | None = None
 ) -> Operation[range]:
     data = list(payloads)
-    size = _check_payloads(data, limits)
-    _check_kind(kind)
+    size = check_payloads(data, limits)
+    check_kind(kind)
+    return proposal(term, data, kind, size, at)
+
+
+def proposal(
+    term: int, data: Sequence[bytes], kind: int, size: int, at: int | None = None
+) -> Operation[range]:
+    """As `propose`, of what is checked."""
 
     def decide(accepted: Write) -> Decision[range]:
         last = accepted.shape.last
@@ -307,7 +314,7 @@ def _check_entries(run: Sequence[Entry], limits: Limits) -> int:
         if entry.term < term:
             raise TermError(f"entry {entry.index} has term {entry.term}, below {term} before it")
         if not 0 <= entry.kind <= 255:
-            _check_kind(entry.kind)
+            check_kind(entry.kind)
         if not isinstance(data, bytes) or len(data) > bytes_max:
             _check_payload(data, limits)
         total += len(data)
@@ -322,7 +329,8 @@ def _check_entries(run: Sequence[Entry], limits: Limits) -> int:
     return _check_call_size(total, len(run), limits)
 
 
-def _check_payloads(data: Sequence[bytes], limits: Limits) -> int:
+def check_payloads(data: Sequence[bytes], limits: Limits) -> int:
+    """Check what does not depend on the log; the memory that entries with `data` need, in bytes."""
     total, bytes_max = 0, limits.entry_bytes_max
     for payload in data:
         if not isinstance(payload, bytes) or len(payload) > bytes_max:
@@ -345,7 +353,7 @@ def _check_call_size(total: int, count: int, limits: Limits) -> int:
     return total + ENTRY_OVERHEAD * count
 
 
-def _check_kind(kind: int) -> None:
+def check_kind(kind: int) -> None:
     if not 0 <= kind <= 255:
         raise ValueError(f"an entry's kind is within 0..255, not {kind}")
 

@@ -103,6 +103,12 @@ class Pipeline:
                 return None
             return self.ledger.accept(operation)
 
+    def admit_gathered(self, operation: Operation[range]) -> IndexWaiter:
+        """Accept `operation`, for which there was room; what is done once its entries are durable."""
+        with self.lock:
+            indexes = self.ledger.accept(operation)[1]
+            return self.ledger.wait_for_range(indexes.start, indexes.stop - 1)
+
     def queue_for_room(self, waiting: RoomWaiter) -> None:
         """Stand in the queue; `waiting.waiter` is woken when it is granted, or never will be."""
         with self.lock:

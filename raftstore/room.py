@@ -30,6 +30,11 @@ class Room:
         self.queue: deque[RoomWaiter] = deque()
         self._granted = 0
 
+    @property
+    def is_queued(self) -> bool:
+        """Whether somebody waits for room, or has it and has not come."""
+        return bool(self.queue or self._granted)
+
     def is_free(self, size: int, pending: int, memory: int) -> bool:
         """Whether a newcomer may be accepted: it fits, and nobody waits before it."""
         return not self.queue and not self._granted and self._fits(size, pending, memory)

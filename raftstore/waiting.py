@@ -74,17 +74,30 @@ def _set_results(futures: list[asyncio.Future[None]]) -> None:
 
 
 class IndexWaiter:
-    """Waits for the entry that is now at `index` to become durable."""
+    """Waits for the entries that are now at `start` to `last` to become durable."""
 
-    __slots__ = ("done", "error", "index", "number", "waiters")
+    __slots__ = ("done", "error", "last", "number", "start", "taken_back", "waiters")
 
-    def __init__(self, index: int, number: int) -> None:
-        self.index = index
+    def __init__(self, start: int, last: int, number: int) -> None:
+        self.start = start
+        self.last = last
+        """Lower once a durable truncation has taken entries back: the others are still waited for."""
         self.number = number
-        """Of the newest write when the wait began: only a later truncation can take the entry back."""
+        """Of the newest write when the wait began: only a later truncation can take an entry back."""
         self.done = False
         self.error: BaseException | None = None
+        self.taken_back: BaseException | None = None
         self.waiters: list[Waiter] = []
+
+    def take_back(self, cut: int, error: BaseException) -> None:
+        """A durable truncation took away everything from `cut` on."""
+        self.last, self.taken_back = cut - 1, error
+        if self.last < self.start:
+            self.error = error
+
+    def error_of(self, index: int) -> BaseException | None:
+        """What became of the entry at `index` alone, once this is done."""
+        return self.error if index <= self.last else self.taken_back
 
 
 class Waitable(Protocol):

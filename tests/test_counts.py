@@ -279,6 +279,39 @@ def test_many_asyncio_proposers_share_one_write_while_another_runs(
         assert log.status().flushes - flushes <= 0.05 * calls
 
 
+@SEGMENTED
+def test_a_proposal_among_many_calls_few_functions_on_the_thread_of_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds = 30
+    with new_log(tmp_path) as log, no_thread_cut_short():
+        hold_writes(log, rounds * PROPOSERS, monkeypatch)
+
+        async def proposer(async_log: AsyncRaftLog) -> None:
+            for _ in range(rounds):
+                await async_log.propose(1, [bytes(PAYLOAD_BYTES)])
+
+        async def propose() -> Counter[str]:
+            async_log = AsyncRaftLog(log)
+            with counted_calls() as calls:
+                await asyncio.gather(*(proposer(async_log) for _ in range(PROPOSERS)))
+            return calls
+
+        calls = asyncio.run(propose())
+    assert calls["call"] <= 21 * rounds * PROPOSERS  # asyncio's own are ten of them
+
+
+@contextmanager
+def no_thread_cut_short() -> Iterator[None]:
+    """A thread runs until it waits, however slow the machine is."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
 def hold_writes(log: raftstore.RaftLog, calls: int, patch: pytest.MonkeyPatch) -> None:
     """Each takes until every proposer has an entry under way: a disk that is slower than they are."""
     backend = log._session.store.backend
