@@ -25,7 +25,7 @@
 enum { OPEN = 1, WRITE, TRUNCATE, ALLOCATE, SYNC, RENAME, UNLINK, MKDIR, RMDIR, LINK, EVENT, UNSUPPORTED };
 enum { CREATED = 1, EMPTIED = 2, DIRECTORY = 4, SYNCED = 8, DATA_ONLY = 16 };
 enum { ACT_FAIL = 1, ACT_SHORT, ACT_KILL, ACT_KILL_HALF, ACT_STOP };
-enum { FIRED = 11, FDS = 4096, PAUSE_MAX_US = 10000 };
+enum { FIRED = 11, FDS = 4096, PAUSE_MAX_US = 10000, BLOCK = 4096 };
 
 struct record {
     uint8_t op, flags;
@@ -283,10 +283,31 @@ int fallocate64(int fd, int mode, off_t offset, off_t length) {
 }
 int fallocate(int fd, int mode, off_t offset, off_t length) { return fallocate64(fd, mode, offset, length); }
 
+/* As the C library does it where the file system cannot: holes in the file are written, and what is beyond it. */
+static int allocate_by_writing(int fd, off_t offset, off_t length) {
+    static const char zeros[1 << 16];
+    struct stat status;
+    if (fstat(fd, &status)) return errno;
+    off_t stop = offset + length, at = offset, inside = status.st_size < stop ? status.st_size : stop;
+    for (; at < inside; at += BLOCK - at % BLOCK) {
+        char byte;
+        if (pread(fd, &byte, 1, at) < 0) return errno;
+        if (!byte && pwrite64(fd, zeros, 1, at) < 0) return errno;
+    }
+    for (at = inside > offset ? inside : offset; at < stop;) {
+        size_t size = stop - at < (off_t)sizeof zeros ? (size_t)(stop - at) : sizeof zeros;
+        ssize_t done = pwrite64(fd, zeros, size, at);
+        if (done < 0) return errno;
+        at += done;
+    }
+    return 0;
+}
+
 int posix_fallocate64(int fd, off_t offset, off_t length) {
     REAL(int, posix_fallocate64, int, off_t, off_t);
     if (!tracked(fd)) return real_posix_fallocate64(fd, offset, length);
     int kept = errno, error = fallocate64(fd, 0, offset, length) ? errno : 0;
+    if (error == EOPNOTSUPP) error = allocate_by_writing(fd, offset, length);
     errno = kept;
     return error;
 }
