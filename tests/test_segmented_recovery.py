@@ -382,6 +382,45 @@ def test_opening_after_a_clean_close_reads_little_and_after_a_kill_at_most_a_seg
         assert backend.recovery.bytes_read <= (1 << 20) + (66 << 10)
 
 
+def large_frames() -> tuple[Image, list[bytes]]:
+    """A store that was killed with five frames of 700 KiB in its newest segment, and their payloads."""
+    payloads = [Random(n).randbytes(700 << 10) for n in range(1, 7)]
+    batches = [WriteBatch(n, entries=[Entry(1, n, data)]) for n, data in enumerate(payloads, 1)]
+    return killed_after(batches, segment_bytes=4 << 20), payloads
+
+
+def test_opening_after_a_kill_does_not_read_large_payloads_that_others_follow() -> None:
+    """It read a segment and a bit, although the last frame alone can be torn."""
+    whole, payloads = large_frames()
+    with opened(SimulatedDisk.holding(whole), 4 << 20) as backend:
+        assert backend.recovery.bytes_read < len(whole[used(whole)]) - (600 << 10)
+        assert [entry.data for entry in backend.read(1, 7, None)] == payloads
+
+
+def test_a_large_payload_that_opening_did_not_read_is_checked_when_it_is_read() -> None:
+    whole, payloads = large_frames()
+    name = used(whole)
+    for damaged in (3, 4, 5):
+        at = whole[name].index(payloads[damaged - 1]) + 300_000
+        image = flipped(whole, name, at)
+        with opened(SimulatedDisk.holding(image), 4 << 20) as backend:
+            assert backend.recovery.last == LogId(1, 6)
+            with pytest.raises(CorruptionError) as error:
+                backend.read(damaged, damaged + 1, None)
+            assert (error.value.first_index, error.value.last_index) == (damaged, damaged)
+        found = examine(SimulatedDisk.holding(image), HERE, deep=True)
+        assert [(damage.file, damage.first_index) for damage in found.damage] == [(name, damaged)]
+
+
+def test_a_large_payload_at_the_end_is_read_by_opening() -> None:
+    whole, payloads = large_frames()
+    name = used(whole)
+    image = flipped(whole, name, whole[name].index(payloads[5]) + 300_000)
+    with opened(SimulatedDisk.holding(image), 4 << 20) as backend:
+        assert backend.recovery.torn_bytes > 0
+        assert backend.recovery.last == LogId(1, 5)
+
+
 def test_a_damaged_index_of_a_closed_store_costs_a_scan_and_nothing_else() -> None:
     whole, killed = closed_after(THREE), killed_after(THREE)
     name = used(whole)

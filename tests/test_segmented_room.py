@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from raftstore_segmented import SegmentedBackend, removal, retired, space, zeroing
+from raftstore_segmented.backend import SEGMENT_BYTES_MIN
 from raftstore_segmented.testing import SimulatedDisk
 from raftstore_segmented.worker import Worker
 
 from raftstore.batch import WriteBatch
 from raftstore.entry import Entry, LogId
+from raftstore.hardstate import META_BYTES_MAX
 
 pytestmark = pytest.mark.backend("segmented")
 
@@ -151,3 +154,44 @@ def test_what_an_interrupt_kept_from_the_background_thread_is_asked_for_by_the_r
         backend._worker.wait_idle()
         ahead, current = backend._space, backend._catalog.current
         assert ahead.is_ready() or current.end < ahead.due_at < space.NEVER
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_an_opening_that_can_start_no_thread_leaves_no_file_open(
+    is_new: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The descriptor of the segment stayed open."""
+    disk = SimulatedDisk()
+    if not is_new:
+        with opened(disk, FIRST_BYTES) as backend:
+            for index in range(1, 20):
+                append(backend, index)
+
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(RuntimeError):
+            SegmentedBackend(Path("/simulated"), segment_bytes=FIRST_BYTES, _files=disk)
+    assert disk.open_count == 0
+    with opened(disk, FIRST_BYTES) as backend:
+        assert backend.recovery.number == (0 if is_new else 19)
+
+
+def test_the_reserve_takes_the_largest_metadata_whatever_the_segment_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With segments of 4 KiB it had 64 KiB, and the write was refused on a full disk."""
+    monkeypatch.undo()
+    disk = SimulatedDisk()
+    with opened(disk, SEGMENT_BYTES_MIN) as backend:
+        backend.write(WriteBatch(1, meta=b"a" * META_BYTES_MAX))
+        backend._worker.wait_idle()
+        let_no_byte_more_in(disk)
+        backend.write(WriteBatch(2, hard_state=b"vote", meta=b"b" * META_BYTES_MAX))
+        backend.write(WriteBatch(3, hard_state=b"later"))
+        with pytest.raises(OSError, match="disk full"):
+            backend.write(WriteBatch(4, entries=[Entry(1, 1, b"x")]))
+    with opened(disk, SEGMENT_BYTES_MIN) as backend:
+        assert (backend.recovery.meta, backend.recovery.hard_state) == (b"b" * META_BYTES_MAX, b"later")

@@ -146,10 +146,7 @@ class SegmentedBackend:
         finally:  # also after an interrupt: nobody closes a second time
             self._worker.stop()  # once more, if the interrupt came first: no job may run beside what follows
             self._closed = True
-            self._space.begun(self._catalog.current)
-            self._catalog.close()
-            self._space.close()
-            self._files.release()
+            self._close_files()
 
     @classmethod
     def examine(cls, path: Path, *, deep: bool) -> Examination:
@@ -159,6 +156,12 @@ class SegmentedBackend:
             return examine(files, path, deep=deep)
         finally:
             files.release()
+
+    def _close_files(self) -> None:
+        self._space.begun(self._catalog.current)
+        self._catalog.close()
+        self._space.close()
+        self._files.release()
 
     def _give_up(self) -> None:
         self._worker.stop()
@@ -176,6 +179,17 @@ class SegmentedBackend:
         self._reader = Reader(self._files, self._catalog)
         self._space.retired_from(self._state.oldest)
         self._space.want(self._catalog.current)
+        try:
+            self._begin_upkeep()
+        except BaseException:  # no thread can be started, or an interrupt
+            self._worker.stop()
+            self._close_files()
+            raise
+
+    def _begin_upkeep(self) -> None:
+        if self._state.newest > self._state.oldest:  # what a kill left without its index
+            before = self._state.newest - 1
+            self._worker.submit(partial(seal, self._files, self._catalog, before, self.counters))
         self._worker.submit(partial(_upkeep, self._worker, self._catalog, self._space))
 
     def _create(self) -> None:
@@ -199,10 +213,6 @@ class SegmentedBackend:
         self._state = found.state
         self._unmarked = found.last.kind == frame.DATA
         self._catalog = Catalog(self._files, self._directory, self._state, found.current)
-        if self._state.newest > self._state.oldest:
-            self._worker.submit(
-                partial(seal, self._files, self._catalog, self._state.newest - 1, self.counters)
-            )
 
     def _frame_in_next(self, batch: WriteBatch) -> tuple[Segment, bytes | bytearray]:
         """The next segment, and the batch as its first frame, which carries the state before it."""

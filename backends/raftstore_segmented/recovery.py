@@ -3,7 +3,8 @@
 The newest segment whose first frame is valid says everything: that frame, or the index that the segment's
 pointer points at, carries the state before what follows. A frame is written only after the one before it was
 synced. So a bad place with a valid frame of the same segment after it, or in a segment that has a successor,
-is damage; only what follows the last valid frame of all can be the torn end of a write that never returned.
+is damage; only what follows the last valid frame of all can be the torn end of a write that never returned. A
+large payload that a frame follows is left to those who read it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,15 @@ from raftstore_segmented.header import CLOSED, FRAMES_AT, SEALED, MalformedError
 from raftstore_segmented.index import INDEX_HEAD, FrameIndex
 from raftstore_segmented.lookup import note
 from raftstore_segmented.retired import SPARE
-from raftstore_segmented.scan import BadFrameError, Frame, Window, look_beyond, read_frame, read_table
+from raftstore_segmented.scan import (
+    BadFrameError,
+    Frame,
+    Window,
+    look_beyond,
+    read_durable_frame,
+    read_frame,
+    read_table,
+)
 from raftstore_segmented.segment import Segment, open_segment, segment_id_of, segment_name, write_pointer
 from raftstore_segmented.space import RESERVE
 from raftstore_segmented.state import LogState, decode_snapshot
@@ -231,7 +240,8 @@ class _Search:
         segment = found.current
         try:
             while segment.end < window.size:
-                _take(found, read_frame(window, segment.place, segment.end))
+                durable = read_durable_frame(window, segment.place, segment.end)
+                _take(found, durable or read_frame(window, segment.place, segment.end))
         except BadFrameError as error:
             if not self._skips_index(found, error, window):
                 self._bytes_read += window.bytes_read

@@ -15,6 +15,8 @@ from raftstore_segmented.index import decode_index
 from raftstore_segmented.table import Change
 
 WINDOW_BYTES: Final = 1 << 20
+LARGE_BYTES: Final = 64 << 10
+"""Payloads of this size need not be read to find the end of the log."""
 
 
 class Window:
@@ -92,6 +94,27 @@ def read_table(window: Window, place: Place, offset: int) -> tuple[FrameHeader, 
     if place.checksum(table) != header.table_checksum:
         raise BadFrameError("checksum of the frame's table does not match", header)
     return header, table
+
+
+def read_durable_frame(window: Window, place: Place, offset: int) -> Frame | None:
+    """The frame at `offset` without a look at its payload, if that is large and another frame follows.
+
+    Then it was durable before that was written, and its payload is checked when it is read, as those of older
+    segments are. None for any other frame.
+    """
+    data, position = window.at(offset, FRAME_HEADER_BYTES)
+    header = decode_header(place, data, position, offset)
+    if header is None or header.payload_bytes < LARGE_BYTES:
+        return None
+    if header.kind != frame.DATA or header.flags & ~frame.FLAGS_KNOWN:
+        return None
+    after = offset + header.size
+    if decode_header(place, window.piece(after, FRAME_HEADER_BYTES), 0, after) is None:
+        return None
+    try:
+        return Frame(header, Change(*read_table(window, place, offset)))
+    except (BadFrameError, MalformedError):
+        return None
 
 
 def frames(window: Window, place: Place, start: int, stop: int) -> Iterator[Frame]:

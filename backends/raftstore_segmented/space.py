@@ -7,8 +7,8 @@ ordinary write. Until then the file is called `spare-…`, and what it holds mea
 It is prepared in steps. Each is due when the current segment has been filled up to a certain place, the last
 when it is half full: appends meet a step now and then, and not all of them in a row. An idle log does all.
 
-`reserve` is a small zeroed file that becomes the next segment when the disk is full and the write has no
-entries. While there is none, writes with entries are refused.
+`reserve` is a small zeroed file that becomes the next segment, or makes room for it to grow, when the disk is
+full and the write has no entries. While there is none, writes with entries are refused.
 
 A write that an interrupt (Ctrl-C) cut short is repeated. So what is on its way is known by a field before
 there is anything of it, and every step can be made again.
@@ -36,6 +36,8 @@ from raftstore_segmented.zeroing import Zeroing
 FIRST_BYTES: Final = 1 << 20
 """Size of a store's first segment; each next one is four times as large, up to `segment_bytes`."""
 RESERVE: Final = "reserve"
+RESERVE_BYTES_MIN: Final = 256 << 10
+"""Room for metadata of 64 KiB that replaces as much: what a segment begins with carries both."""
 NEVER: Final = 1 << 63
 """Where no step is due."""
 
@@ -147,7 +149,13 @@ class Space:
                 if entries or not self.has_reserve or not is_full(error):
                     raise
                 segment = self._use_reserve(after.id + 1)
-            self._with_all_room(partial(self._grow, segment, FRAMES_AT + frame_bytes))
+            grow = partial(self._grow, segment, FRAMES_AT + frame_bytes)
+            try:
+                self._with_all_room(grow)
+            except OSError as error:
+                if entries or not is_full(error) or not self._release_reserve():
+                    raise
+                grow()
             return segment
 
     def grow(self, segment: Segment, size: int) -> None:
@@ -204,7 +212,7 @@ class Space:
         self._retired.removal.finish()
 
     def _reserve_bytes(self) -> int:
-        return min(FIRST_BYTES, 16 * self._segment_bytes)
+        return min(FIRST_BYTES, max(RESERVE_BYTES_MIN, 16 * self._segment_bytes))
 
     def _due(self, zeroing: Zeroing) -> int:
         """How far the current segment may be filled before the next step: half, before the last is done."""
@@ -289,6 +297,17 @@ class Space:
         name, size = _spare_name(segment_id), self._reserve_bytes()
         self._zeroing, self.has_reserve = self._zero(name, size, source=RESERVE), False  # as one
         return self._next_now()
+
+    def _release_reserve(self) -> bool:
+        """Give its room to a segment that has to grow; False if there was none.
+
+        The file decides, not the field: an interrupt may come between the two.
+        """
+        self.has_reserve = False
+        if size_of(self._files, RESERVE) < 0:
+            return False
+        self._files.unlink(RESERVE)
+        return True
 
     def _finish(
         self,
