@@ -85,7 +85,7 @@ def browser(page: Path) -> Iterator[Browser]:
         pytest.skip("no browser: apt-get install chromium")
     playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
     with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        browser = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"], timeout=PATIENCE_MS)
         yield browser
         browser.close()
 
@@ -93,6 +93,7 @@ def browser(page: Path) -> Iterator[Browser]:
 @contextmanager
 def look(browser: Browser, page: Path, width: int) -> Iterator[Page]:
     shown = browser.new_page(viewport={"width": width, "height": 900})
+    shown.set_default_timeout(PATIENCE_MS)
     try:
         shown.goto(page.as_uri(), timeout=PATIENCE_MS)
         yield shown
