@@ -39,6 +39,8 @@ def entries(first: int, *sizes: int) -> list[Entry]:
     return [Entry(2, first + n, bytes([first + n]) * size) for n, size in enumerate(sizes)]
 
 
+LARGE_META = "metadata that fits into no segment"
+
 BATCHES = {
     "append": WriteBatch(NUMBER, entries=entries(8, 5, 700)),
     "append of a large entry": WriteBatch(NUMBER, entries=entries(8, 3 * SEGMENT_BYTES)),
@@ -47,6 +49,7 @@ BATCHES = {
     "purge": WriteBatch(NUMBER, anchor=LogId(1, 5)),
     "hard state": WriteBatch(NUMBER, hard_state=b"another"),
     "hard state and meta": WriteBatch(NUMBER, hard_state=b"another", meta=b"more"),
+    LARGE_META: WriteBatch(NUMBER, meta=b"m" * SEGMENT_BYTES),
     "reset": WriteBatch(NUMBER, truncate_from=1, anchor=LogId(3, 50)),
     "install": WriteBatch(NUMBER, truncate_from=1, anchor=LogId(2, 3), entries=entries(4, 9, 9)),
 }
@@ -144,13 +147,20 @@ def on_a_full_disk(store: Opened) -> None:
     store.disk.bytes_max = sum(map(len, store.disk.image().values()))
 
 
+def into_a_next_that_cannot_grow(store: Opened) -> None:
+    """It is prepared, and only the reserve is left."""
+    into_the_prepared_next(store)
+    store.disk.bytes_max = sum(map(len, store.disk.image().values()))
+
+
+FULL: list[Callable[[Opened], None]] = [on_a_full_disk, into_a_next_that_cannot_grow]
 PLACES: list[Callable[[Opened], None]] = [
     in_the_segment,
     into_the_prepared_next,
     into_a_next_that_is_not_prepared,
     while_there_is_no_reserve,
     into_a_segment_that_was_retired,
-    on_a_full_disk,
+    *FULL,
 ]
 
 
@@ -215,7 +225,7 @@ def interrupted_once(place: Callable[[Opened], None], batch: WriteBatch, step: i
         store.write(batch)
         store.go_on()
         assert found(store.backend) == store.model, where
-        assert place is on_a_full_disk or is_prepared_for_more(store.backend), where
+        assert place in FULL or is_prepared_for_more(store.backend), where
         assert store.backend._space.has_reserve == ("reserve" in store.disk.image()), where
         killed = SimulatedDisk.holding(store.disk.image())
         store.backend.close()
@@ -234,8 +244,10 @@ def test_a_write_that_is_interrupted_at_any_line_and_repeated_is_done_once(
     kind: str, place: Callable[[Opened], None]
 ) -> None:
     batch = BATCHES[kind]
-    if place is on_a_full_disk and batch.entries:
+    if place in FULL and batch.entries:
         pytest.skip("entries are refused there")
+    if place is on_a_full_disk and kind == LARGE_META:
+        pytest.skip("the reserve is as small as a segment there")
     begin = 1 + Random(f"{kind} {place.__name__}").randrange(STRIDE)
     for step in count(begin, STRIDE):
         if not interrupted_once(place, batch, step):
