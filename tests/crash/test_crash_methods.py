@@ -193,9 +193,9 @@ def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_the_command_prints_numbers_and_writes_a_report(tmp_path: Path) -> None:
     file = tmp_path / "report.json"
     command = [sys.executable, "-m", "raftstore.testing.crash", "--backend", "segmented"]
-    command += ["--method", "kill at any time", "--seconds", "0.2", "--kills", "1", "--lanes", "1", "--seed", "3"]
-    command += ["--report", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    command += ["--method", "kill at any time", "--seconds", "0.2", "--kills", "1"]
+    command += ["--lanes", "1", "--seed", "3", "--report", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "segmented: seed 3" in done.stdout
     whole, images = load(file)
