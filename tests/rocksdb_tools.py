@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from raftstore_rocksdb import RocksdbBackend
+from raftstore_rocksdb.layout import entry_rows
 
 from raftstore.batch import WriteBatch
 from raftstore.entry import Entry
@@ -30,6 +31,11 @@ def opened(path: Path, **options: Any) -> RocksdbBackend:
 
 def append(number: int, *indexes: int, term: int = 1, size: int = 20) -> WriteBatch:
     return WriteBatch(number, entries=[Entry(term, i, Random(i).randbytes(size)) for i in indexes])
+
+
+def value_of(entry: Entry) -> bytes:
+    """What is stored of `entry` under its key."""
+    return entry_rows([entry])[0][1]
 
 
 def fill(backend: RocksdbBackend, stop: int, size: int = 20) -> None:

@@ -105,7 +105,7 @@ def test_a_soak_that_is_stopped_leaves_no_namespace_and_no_node(network: Network
         nodes = nodes_of(run.pid)
         assert namespaces_of(run.pid)
         run.send_signal(signal.SIGTERM)
-        run.communicate(timeout=200)
+        run.communicate(timeout=600)
     assert not namespaces_of(run.pid)
     eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in nodes), "the nodes ended")
 

@@ -89,7 +89,7 @@ class Trace:
         command = ["strace", "-f", "-qq", "-e", calls, "-e", "signal=none", "-o", str(log)]
         arguments = [str(directory / "store"), backend, *map(str, (appends, batch, size))]
         program = [sys.executable, "-c", PROGRAM, *arguments]
-        subprocess.run([*command, *program], check=True, stdout=subprocess.DEVNULL, timeout=120)
+        subprocess.run([*command, *program], check=True, stdout=subprocess.DEVNULL, timeout=600)
         lines = between_marks(log.read_text().splitlines())
         appender = next(line.split()[0] for line in lines if " fdatasync(" in line)
         mine = [line for line in lines if line.startswith(f"{appender} ")]

@@ -38,7 +38,7 @@ from raftstore.demo.writers import Writers
 from raftstore.registry import backend_names
 from raftstore.testing.tools import eventually
 
-TIMEOUT_S = 150
+TIMEOUT_S = 600
 OTHER_LIBRARIES = [pytest.param("patroni", marks=needs_patroni), "asyncio"]
 BACKENDS = [pytest.param(name, marks=pytest.mark.backend(name)) for name in backend_names()]
 DEMO = [sys.executable, "-c", "from raftstore.cli import main; main()", "demo"]

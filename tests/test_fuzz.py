@@ -136,7 +136,7 @@ def test_a_sealed_frame_gets_past_its_checksums(load: Callable[[str], Target]) -
 def test_the_command_says_what_it_did_and_keeps_the_inputs(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "raftstore.testing.fuzz", "--target", "lock", "--seconds", "1"]
     command += ["--seed", "3", "--corpus", str(tmp_path / "corpus"), "--json", str(tmp_path / "report.json")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "lock: " in done.stdout
     [result] = load_report(tmp_path / "report.json").results

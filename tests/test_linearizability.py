@@ -357,7 +357,7 @@ def test_a_search_that_takes_too_long_says_so_and_does_not_hang() -> None:
 
 def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "raftstore.testing.linearizability", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
 def test_the_command_checks_what_a_recorder_saved(tmp_path: Path) -> None:

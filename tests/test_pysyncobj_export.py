@@ -21,7 +21,7 @@ from raftstore.entry import Entry, HardState, LogId
 from raftstore.errors import ConfigError, CorruptionError, EntryTooLargeError, FormatError, StoreLockedError
 
 pytestmark = pytest.mark.backend("segmented")
-TIMEOUT_S = 60
+TIMEOUT_S = 600
 
 
 @pytest.fixture

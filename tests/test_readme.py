@@ -48,6 +48,6 @@ def test_the_examples_of_the_readme_run_as_they_are_written(tmp_path: Path) -> N
         (tmp_path / name).write_text(config)
     (tmp_path / "readme.py").write_text(program(text))
     line = [sys.executable, "-W", "error", "readme.py"]
-    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     assert blocks("python", text)

@@ -14,7 +14,6 @@ from raftstore_rocksdb import RocksdbBackend
 from raftstore_rocksdb.files import all_files
 from raftstore_rocksdb.layout import (
     entry_key,
-    pack_entry,
 )
 from raftstore_rocksdb.rows import Rows
 from rocksdb_tools import (
@@ -62,9 +61,9 @@ def test_a_deep_look_names_every_place_that_is_not_as_written(path: Path) -> Non
     fill(backend, 40)
     backend.write(WriteBatch(40, anchor=LogId(1, 2)))
     wrong = [
-        (entry_key(5), pack_entry(entry_key(6), Entry(1, 6, b"misdirected"))),
-        (entry_key(9), pack_entry(entry_key(9), Entry(3, 9, b"another term"))),
-        (entry_key(60), pack_entry(entry_key(60), Entry(1, 60, b"beyond"))),
+        (entry_key(5), value_of(Entry(1, 6, b"misdirected"))),
+        (entry_key(9), value_of(Entry(3, 9, b"another term"))),
+        (entry_key(60), value_of(Entry(1, 60, b"beyond"))),
     ]
     assert backend._engine is not None
     backend._engine.apply(Rows([(entry_key(20), entry_key(25))], wrong))

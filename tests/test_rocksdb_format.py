@@ -13,7 +13,6 @@ from raftstore_rocksdb.layout import (
     entry_key,
     key_index,
     pack_bounds,
-    pack_entry,
     run_key,
     seal,
     unpack_bounds,
@@ -21,6 +20,7 @@ from raftstore_rocksdb.layout import (
 )
 from raftstore_rocksdb.rows import Rows, rows_of
 from raftstore_rocksdb.shape import Shape
+from rocksdb_tools import value_of
 
 from raftstore.entry import Entry, LogId
 from raftstore.errors import CorruptionError, FormatError
@@ -39,7 +39,7 @@ def test_keys_sort_as_their_indexes_do_and_entries_before_all_else() -> None:
 
 def test_every_flipped_bit_of_a_stored_entry_is_noticed() -> None:
     key, entry = entry_key(7), Entry(3, 7, b"payload", 9)
-    value = pack_entry(key, entry)
+    value = value_of(entry)
     assert unpack_entry(7, key, value) == entry
     for bit in range(len(value) * 8):
         damaged = bytearray(value)
@@ -49,14 +49,14 @@ def test_every_flipped_bit_of_a_stored_entry_is_noticed() -> None:
 
 
 def test_an_entry_is_not_taken_for_the_one_at_another_index() -> None:
-    value = pack_entry(entry_key(7), Entry(3, 7, b"payload"))
+    value = value_of(Entry(3, 7, b"payload"))
     with pytest.raises(CorruptionError):
         unpack_entry(8, entry_key(8), value)
 
 
 @pytest.mark.parametrize("size", range(13))
 def test_a_value_cut_short_is_noticed(size: int) -> None:
-    value = pack_entry(entry_key(7), Entry(3, 7, b""))
+    value = value_of(Entry(3, 7, b""))
     with pytest.raises(CorruptionError):
         unpack_entry(7, entry_key(7), value[:size])
 

@@ -109,7 +109,7 @@ for n in range(1, 101):
 
 def live(path: Path, script: str) -> None:
     command = [sys.executable, "-W", "error", "-c", LIFE + script, os.fspath(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 

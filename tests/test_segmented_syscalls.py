@@ -45,7 +45,7 @@ def traced(path: Path) -> list[str]:
     calls = "trace=desc,file,memory,process,%net"
     command = ["strace", "-f", "-qq", "-e", calls, "-e", "signal=none", "-o", str(log)]
     program = [sys.executable, "-c", PROGRAM, str(store), str(APPENDS)]
-    subprocess.run([*command, *program], check=True, stdout=subprocess.DEVNULL, timeout=120, env=os.environ)
+    subprocess.run([*command, *program], check=True, stdout=subprocess.DEVNULL, timeout=600, env=os.environ)
     names: list[str] = []
     counting = False
     for line in log.read_text().splitlines():

@@ -67,7 +67,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 def torture(path: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from raftstore.cli import main; main()", "torture", str(path), *options]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
 
 
 @pytest.fixture
@@ -203,7 +203,7 @@ def test_an_interrupt_leaves_nothing_behind(disk: Path) -> None:
     ) as process:
         eventually(lambda: any(disk.glob("raftstore-crash-*/events")), "a workload runs")
         os.killpg(process.pid, signal.SIGINT)
-        _, words = process.communicate(timeout=200)
+        _, words = process.communicate(timeout=600)
     assert process.returncode == 130
     assert b"stopped; no process and no mount was left behind" in words
     assert not list(disk.iterdir())

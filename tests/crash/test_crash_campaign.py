@@ -127,7 +127,7 @@ def test_a_run_that_is_ended_early_leaves_its_report_and_nothing_else(
         eventually(lambda: len(helpers_of(run.pid)) == 2, "both lanes had their helpers")
         processes = [*children_of(run.pid), *helpers_of(run.pid)]
         run.send_signal(number)
-        assert run.wait(120) == 128 + number, words.read_text()
+        assert run.wait(600) == 128 + number, words.read_text()
     whole, _ = load(tmp_path / "a.json")
     assert "ended early" in whole.outcomes[0].tally.notes
     assert not whole.has_failed

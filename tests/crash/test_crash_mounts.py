@@ -55,7 +55,7 @@ with Bench(None) as bench:
 def run(method: str, backend: str, *, plant: str = "", seconds: float = 0) -> dict[str, Any]:
     """The tally of one lane. Skips the test where the method cannot run."""
     command = [sys.executable, "-c", PROGRAM, method, backend, plant, str(seconds)]
-    done = subprocess.run(command, capture_output=True, timeout=200, check=False)
+    done = subprocess.run(command, capture_output=True, timeout=600, check=False)
     if (words := done.stderr.decode(errors="replace")).startswith("SKIP"):
         pytest.skip(f"{method} needs {words[5:].strip()}")
     assert done.returncode == 0, words
@@ -131,7 +131,7 @@ def gone(directory: Path) -> Callable[[], bool]:
 def test_an_interrupt_leaves_no_mount_no_loop_device_and_no_file(method: str) -> None:
     with running(method) as (lane, directory):
         lane.send_signal(signal.SIGINT)
-        lane.wait(60)
+        lane.wait(600)
     eventually(gone(directory), "its loop devices went")
     eventually(removed_by_now(directory), "its files went, if need be with the next run")
 
@@ -153,7 +153,7 @@ def removed_by_now(directory: Path) -> Callable[[], bool]:
 def test_after_sigkill_the_kernel_unmounts_and_the_next_run_removes_the_files(method: str) -> None:
     with running(method) as (lane, directory):
         lane.kill()
-        lane.wait(60)
+        lane.wait(600)
     assert directory.exists()
     eventually(gone(directory), "its loop devices went")
     with Scratch("raftstore-crash-", directory.parent):

@@ -156,7 +156,7 @@ def crash(*arguments: str, program: str | None = None) -> subprocess.CompletedPr
         [*line, "--lanes", "1", "--seed", "3", "--json", *arguments],
         capture_output=True,
         check=False,
-        timeout=300,
+        timeout=600,
         env=environment,
     )
 
@@ -232,7 +232,7 @@ def test_whatever_ends_the_process_nothing_stays_mounted(tmp_path: Path, number:
         assert process.stdout.readline() == b"mounted\n"
         assert is_mounted(tmp_path / "lazyfs" / "mount")
         process.send_signal(number)
-        process.wait(60)
+        process.wait(600)
     eventually(lambda: not is_mounted(tmp_path / "lazyfs" / "mount"), "it was unmounted")
     eventually(lambda: not running_below(tmp_path), "the program ended")
 

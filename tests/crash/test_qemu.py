@@ -280,7 +280,7 @@ def test_whatever_ends_the_process_no_machine_goes_on(tmp_path: Path, number: si
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
         eventually(started.exists, "the machine was started")
         process.send_signal(number)
-        process.wait(60)
+        process.wait(600)
     machine = Path("/proc", started.read_text().strip())
     eventually(lambda: not machine.exists(), "it ended")
     if number != signal.SIGKILL:
