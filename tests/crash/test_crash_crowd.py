@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from raftstore.testing.crash.bench import Bench
@@ -11,6 +14,7 @@ from raftstore.testing.crash.crowd import UNKNOWN, Crowd, name_of
 from raftstore.testing.crash.crowd_judge import CrowdHistory
 from raftstore.testing.crash.crowds import run
 from raftstore.testing.crash.events import Event, Kind
+from raftstore.testing.crash.lab import Run
 from raftstore.testing.crash.method import Round
 from raftstore.testing.crash.oracle import Observation, Verdict
 from raftstore.testing.crash.plan import Plan
@@ -80,3 +84,19 @@ def test_a_crowd_that_is_killed_or_loses_power_loses_nothing(bench: Bench, backe
         bench.is_enough = lambda tally: False
     assert not bench.tally.failures
     assert bench.tally.unique > 10
+
+
+@pytest.mark.backend("segmented")
+def test_a_crowd_that_dies_of_something_else_before_it_is_killed_has_crashed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = bench.lab.run
+
+    def crashing(plan: Plan, arena: Path, **parts: Any) -> Run:
+        return msgspec.structs.replace(real(plan, arena, trace=parts.get("trace")), status=-signal.SIGSEGV)
+
+    monkeypatch.setattr(bench.lab, "run", crashing)
+    monkeypatch.setattr("raftstore.testing.crash.crowds.KILLS_A_ROUND", 1)
+    monkeypatch.setattr("raftstore.testing.crash.crowds.IMAGES_A_RUN", 0)
+    run(Round(bench, Explorer(bench.lab, bench.checker, bench.tally), "segmented", 5, 0))
+    assert bench.tally.verdicts == {"crowd, no fault": {"CRASH": 1}, "crowd, kill": {"CRASH": 1}}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,9 @@ from random import Random
 
 import msgspec
 import pytest
+from raftstore_segmented import SegmentedBackend
 
+from raftstore.batch import WriteBatch
 from raftstore.errors import StoreFullError
 from raftstore.log import RaftLog
 from raftstore.testing.crash.bench import Bench
@@ -24,7 +27,7 @@ from raftstore.testing.crash.events import Kind, Reporter, decode
 from raftstore.testing.crash.faults import KINDS, fail_at, sweep
 from raftstore.testing.crash.image import Image, left_by
 from raftstore.testing.crash.kill import kill_at_calls, kill_at_random
-from raftstore.testing.crash.lab import Fault
+from raftstore.testing.crash.lab import Fault, Run
 from raftstore.testing.crash.lane import Lane, Settings
 from raftstore.testing.crash.methods import METHODS, method_named
 from raftstore.testing.crash.oracle import Verdict
@@ -70,6 +73,21 @@ def test_a_process_that_is_killed_loses_nothing(plain_bench: Bench, backend: str
         plan = msgspec.convert({"backend": backend, "seed": seed, "strategy": strategy}, Plan)
         kill_at_random(plain_bench, plan, Random(seed))
     assert_nothing_wrong(plain_bench)
+
+
+@segmented
+def test_a_process_that_dies_of_something_else_before_it_is_killed_has_crashed(
+    plain_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = plain_bench.lab.run
+
+    def run(plan: Plan, arena: Path, kill_after_s: float | None = None) -> Run:
+        ended = real(plan, arena)
+        return ended if kill_after_s is None else msgspec.structs.replace(ended, status=-signal.SIGSEGV)
+
+    monkeypatch.setattr(plain_bench.lab, "run", run)
+    kill_at_random(plain_bench, Plan(backend="segmented", seed=2, steps=12), Random(1))
+    assert plain_bench.tally.verdicts == {"no fault": {"OK": 1}, "kill": {"CRASH": 1}}
 
 
 @every_backend
@@ -162,6 +180,28 @@ def test_a_log_that_a_full_disk_keeps_open_is_closed_when_there_is_room(
     os.close(reporter.fd)
     kinds = [event.kind for event in decode((tmp_path / "events").read_bytes())]
     assert kinds[-2:] == [Kind.REFUSED, Kind.CLOSED]
+
+
+@segmented
+def test_a_workload_whose_threads_all_wait_for_a_disk_that_stays_full_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Plan(backend="segmented", seed=16, steps=2, threads=4, strategy="MemFirst", mix="votes")
+    assert [step.call for step in plan.workload().steps] == ["open", "append", "append"]
+    honest = SegmentedBackend.write
+
+    def write(backend: SegmentedBackend, batch: WriteBatch) -> None:
+        if batch.entries:
+            raise OSError(errno.ENOSPC, "no room")
+        honest(backend, batch)
+
+    monkeypatch.setattr(SegmentedBackend, "write", write)
+    monkeypatch.setattr("raftstore.testing.crash.driver.WAIT_S", 0.1)
+    reporter = Reporter(tmp_path / "events")
+    drive(plan, tmp_path / "store", reporter)
+    os.close(reporter.fd)
+    kinds = {event.kind for event in decode((tmp_path / "events").read_bytes())}
+    assert not kinds & {Kind.BROKEN, Kind.CLOSED, Kind.RECEIPT}
 
 
 @segmented

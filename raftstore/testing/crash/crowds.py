@@ -49,13 +49,14 @@ def run(round_: Round) -> None:
 
 def _judge(bench: Bench, plan: Plan, run: Run, history: CrowdHistory, *, killed: bool) -> None:
     """How the process ended, and what is in its store."""
+    endings = (0, -signal.SIGKILL) if killed else (0,)
     for event in run.events:
         history.feed(event)
     found = bench.checker.check(plan, bench.lab.scratch / "arena" / STORE)
     verdict, words = _verdict(found, history, history.promise, history.promise)
     if run.status is None:
         verdict, words = Verdict.HANG, hang("the process did not end", run.timeout_s)
-    elif history.told & {Kind.BROKEN, Kind.FAILED} or (run.status != 0 and not killed):
+    elif history.told & {Kind.BROKEN, Kind.FAILED} or run.status not in endings:
         verdict, words = Verdict.CRASH, f"the process ended with {run.status}"
     bench.tally.count("crowd, kill" if killed else "crowd, no fault", verdict)
     if verdict is not Verdict.OK:

@@ -233,7 +233,7 @@ class _Driver:
             try:
                 receipt.wait(WAIT_S)
             except TimeoutError as error:
-                if self._is_full:
+                if self._is_full or self._log.status().state == "full":
                     raise _StopError from error
             else:
                 return

@@ -10,7 +10,7 @@ from typing import Final
 
 from raftstore.testing.crash.bench import Bench
 from raftstore.testing.crash.faults import OPEN, WRITE
-from raftstore.testing.crash.lab import Action, Fault
+from raftstore.testing.crash.lab import Action, Fault, Run
 from raftstore.testing.crash.method import Round
 from raftstore.testing.crash.plan import Plan
 
@@ -42,8 +42,8 @@ def kill_at_random(bench: Bench, plan: Plan, random: Random) -> None:
     usual_s = time.monotonic() - begin
     after_s = random.uniform(0, usual_s)
     run = bench.lab.run(plan, bench.lab.arena(), kill_after_s=after_s)
-    bench.tally.kills += run.status == -signal.SIGKILL
-    bench.judge(plan, run, "kill", f"killed after {after_s:.4f} s", killed=True)
+    bench.tally.kills += _is_killed(run)
+    bench.judge(plan, run, "kill", f"killed after {after_s:.4f} s", killed=_is_killed(run))
 
 
 def kill_at_calls(bench: Bench, plan: Plan, action: Action, *, step: int = 1, first: int = 1) -> None:
@@ -52,7 +52,12 @@ def kill_at_calls(bench: Bench, plan: Plan, action: Action, *, step: int = 1, fi
         if bench.is_over:
             return
         run = bench.lab.run(plan, bench.lab.arena(), fault=Fault(KINDS[action], number, action))
-        bench.judge(plan, run, "kill", f"{action} at call {number}", killed=True)
-        if run.status != -signal.SIGKILL:
+        bench.judge(plan, run, "kill", f"{action} at call {number}", killed=_is_killed(run))
+        if not _is_killed(run):
             return
         bench.tally.kills += 1
+
+
+def _is_killed(run: Run) -> bool:
+    """By us. It may have ended before that; any other end is a crash of its own."""
+    return run.status == -signal.SIGKILL
