@@ -22,6 +22,7 @@ from rocksdb_tools import (
     kill_with_a_log,
     opened,
     store_with_a_damaged_block,
+    value_of,
 )
 
 from raftstore.batch import WriteBatch

@@ -34,6 +34,7 @@ from rocksdb_tools import (
     kill_with_a_log,
     opened,
     stop_uncleanly,
+    value_of,
 )
 
 from raftstore.entry import NO_ENTRY, Entry, LogId

@@ -141,11 +141,6 @@ def encode_entries(entries: Iterable[Entry], checksum: Checksum) -> list[tuple[b
     return rows
 
 
-def encode_entry(entry: Entry, checksum: Checksum) -> bytes:
-    """The value of one entry."""
-    return encode_entries((entry,), checksum)[0][1]
-
-
 def decode_entry(index: int, value: memoryview, checksum: Checksum, file: Path) -> Entry:
     """A copy of the entry that was stored at `index` in `file`. Raises `CorruptionError` if it is not."""
     if len(value) < ENTRY_OVERHEAD:

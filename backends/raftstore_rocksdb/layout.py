@@ -33,7 +33,6 @@ _RUN: Final = 2
 _KEY: Final = Struct(">BQ")
 _CRC: Final = Struct(">I")
 _TERM: Final = Struct(">Q")
-_TERM_KIND: Final = Struct(">QB")
 _CRC_TERM_KIND: Final = Struct(">IQB")
 _KEY_TERM_KIND: Final = Struct(">BQQB")
 _VERSION: Final = Struct(">H")
@@ -72,13 +71,6 @@ def entry_rows(entries: Iterable[Entry]) -> list[tuple[bytes, bytes]]:
         crc = zlib.crc32(data, zlib.crc32(sealed))
         rows.append((sealed[: _KEY.size], _CRC_TERM_KIND.pack(crc, term, kind) + data))
     return rows
-
-
-def pack_entry(key: bytes, entry: Entry) -> bytes:
-    """The value of `entry` under `key`."""
-    head = _TERM_KIND.pack(entry.term, entry.kind)
-    crc = zlib.crc32(entry.data, zlib.crc32(head, zlib.crc32(key)))
-    return _CRC_TERM_KIND.pack(crc, entry.term, entry.kind) + entry.data
 
 
 def unpack_entry(index: int, key: bytes, value: bytes) -> Entry:

@@ -62,7 +62,6 @@ class MemoryDisk:
         self.calls = 0
         """Calls of `write`, refused and repeated ones included."""
         self.reads = 0
-        self.maintained = 0
         self.state = Model()
         """The result of `writes`."""
         self.durable = 0
@@ -272,7 +271,6 @@ class MemoryBackend:
     def maintain(self) -> None:
         with self._claim():
             self._check_may_write()
-            self.disk.maintained += 1
             self.disk.raise_maintain_fault()
             self.disk.end_is_proved = True
 

@@ -22,7 +22,6 @@ DURABLE_CALLS: Final = frozenset(
 )
 """When one of these returns and has changed something, that is durable, whatever the strategy."""
 APPENDS: Final = frozenset({"append", "propose", "splice"})
-SUBMITS: Final = frozenset({"submit", "submit_propose", "submit_splice"})
 BARRIERS: Final = frozenset({"flush", "reopen"})
 """When one of these returns, everything before it is durable, the commit index too."""
 NO_CALL: Final = frozenset({"reopen", "pause", "idle"})
