@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from benchmarks.bench import TERM, Bench, timed_until, wait_quiet
+from benchmarks.bench import TERM, Bench, backend_of, timed_until, wait_quiet
 from benchmarks.result import Outcome
 from raftstore import RaftLog
 from raftstore.aio import AsyncRaftLog
@@ -24,6 +24,11 @@ BIG_WRITE_BYTES: Final = 32 << 10
 ROUNDS: Final = 40
 LONG_ROUNDS: Final = 12
 GROUP_ENTRY_BYTES: Final = 256
+KEPT_BYTES: Final = 128 << 20
+"""What a log that is purged steadily keeps, as after a snapshot: two segments and what is being written."""
+PURGE_BYTES: Final = 32 << 20
+"""How much each of its purges drops."""
+ZEROS: Final = "zeros written a payload byte"
 
 Work = Callable[[RaftLog, float], float]
 """Append for so many seconds; how many entries a second became durable."""
@@ -50,6 +55,33 @@ def one_caller(batch: int, size: int) -> Workload:
         return calls * batch / (perf_counter() - started)
 
     return Workload(batch, size, work)
+
+
+def one_caller_beside_purges(batch: int, size: int) -> Work:
+    """As `one_caller`, on a log that is purged steadily: its old segments are there to be used again."""
+    kept, dropped = KEPT_BYTES // size, PURGE_BYTES // size
+
+    def work(log: RaftLog, seconds: float) -> float:
+        payloads, started = Payloads(size, batch), perf_counter()
+
+        def call() -> None:
+            last = log.propose(TERM, payloads.take())[-1]
+            if last - log.anchor.index >= kept + dropped:
+                log.purge(last - kept)
+
+        calls = timed_until(started + seconds, perf_counter, call)
+        return calls * batch / (perf_counter() - started)
+
+    return work
+
+
+def beside_purges(workload: Workload, bench: Bench) -> Outcome:
+    """As `Workload.run`, and beside it the same appends on a log that is purged steadily."""
+    batch, size = workload.batch, workload.size
+    done = workload.run(bench)
+    steady = beside_limit(bench, batch, size, one_caller_beside_purges(batch, size))
+    beside = {f"purged steadily, {name}": steady.beside[name] for name in ("ours", ZEROS)}
+    return Outcome(done.values, {**done.beside, "purged steadily, ratio": median(steady.values), **beside})
 
 
 def asyncio_proposers(count: int) -> Workload:
@@ -100,6 +132,7 @@ def beside_limit(bench: Bench, batch: int, size: int, work: Work, *, threads: bo
     python: list[float] = []
     with bench.new_log() as log:
         work(log, bench.seconds(SLICE_S))  # The first segments are small, and everything is cold.
+        last, zeros = log.last_index, backend_of(log).counters.bytes_prepared
         for _ in range(bench.rounds(rounds)):
             wait_quiet(log)
             before = bench.limit.batch(batch, size, seconds / 4)
@@ -110,7 +143,11 @@ def beside_limit(bench: Bench, batch: int, size: int, work: Work, *, threads: bo
             python.append(bench.python_limit.batch(batch, size, seconds / 4))
             if threads and (rate := bench.limit.threads(batch, size, seconds / 4)):
                 native.append(rate)
+        zeros = backend_of(log).counters.bytes_prepared - zeros
+        payload = (log.last_index - last) * size
     beside = _microseconds(ours, bare, python, batch)
+    if is_big:
+        beside[ZEROS] = zeros / payload
     if native:
         beside["C, a thread a proposer"] = median(n / b for n, b in zip(native, bare, strict=True))
     return Outcome([our / limit for our, limit in zip(ours, bare, strict=True)], beside)

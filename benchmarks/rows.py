@@ -46,7 +46,10 @@ def at_most(bound: float, unit: str = "") -> Target:
 def _append(batch: int, short: str, bound: float) -> Row:
     title = f"one caller, {batch} × {_spaced(short)} a call"
     name = f"append-{batch}x{short}"
-    return Row(name, title, at_least(bound), ONE_CALLER + LIMIT, appends.APPENDS[name].run)
+    workload = appends.APPENDS[name]
+    is_big = batch * workload.size > appends.BIG_WRITE_BYTES
+    run = partial(appends.beside_purges, workload) if is_big else workload.run
+    return Row(name, title, at_least(bound), ONE_CALLER + LIMIT, run)
 
 
 def _spaced(short: str) -> str:
