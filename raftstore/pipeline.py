@@ -73,7 +73,7 @@ class Pipeline:
         """Accept `operation` and wait until it is acknowledged."""
         if self._in_callback:
             self.check_may_wait()
-        write, result = self.admit(operation)
+        write, result = self.try_admit(operation) or self._admit_later(operation)
         target = self.acknowledgement(operation, write)
         if target is not None:
             self.wait(target)
@@ -81,9 +81,9 @@ class Pipeline:
 
     def admit(self, operation: Operation[T]) -> tuple[Write | None, T]:
         """Accept `operation`, waiting for room if there is none."""
-        admitted = self.try_admit(operation)
-        if admitted is not None:
-            return admitted
+        return self.try_admit(operation) or self._admit_later(operation)
+
+    def _admit_later(self, operation: Operation[T]) -> tuple[Write | None, T]:
         self.check_may_wait()
         if self.ledger.is_full:
             self.run(barrier())  # Is there room on the disk again?
@@ -226,15 +226,16 @@ class Pipeline:
             target.waiters.append(waiter)
             if may_lead:
                 self._sleepers.append((target, waiter))
-        self.schedule()
+        if self._leader == NOBODY:
+            self.schedule()
         return waiter
 
     def _sleep(self, waiter: ThreadWaiter, deadline: float) -> bool:
         """False once `deadline` has passed. It may return before the target is done."""
         woken = False
-        left = deadline - time.monotonic()
+        left = deadline if deadline == _NEVER else deadline - time.monotonic()
         try:
-            woken = waiter.sleep(min(left, LOOK_UP_S))
+            woken = waiter.sleep(LOOK_UP_S if left > LOOK_UP_S else left)
         finally:
             self._leave(waiter, woken=woken)
         return woken or left > LOOK_UP_S
