@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 from threading import Barrier, Thread
 from time import perf_counter
@@ -11,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from benchmarks.bare_threads import BareGroup
 from benchmarks.bench import TERM, Bench, backend_of, timed_until, wait_quiet
 from benchmarks.result import Outcome
 from raftstore import RaftLog
@@ -104,7 +107,7 @@ def thread_proposers(count: int) -> Workload:
     """`count` threads, each waiting for its own entry of 256 bytes, again and again."""
 
     def work(log: RaftLog, seconds: float) -> float:
-        return _propose_in_threads(log, count, seconds)
+        return _in_threads(count, seconds, lambda: _proposing(log))
 
     return Workload(count, GROUP_ENTRY_BYTES, work, in_threads=True)
 
@@ -130,6 +133,7 @@ def beside_limit(bench: Bench, batch: int, size: int, work: Work, *, threads: bo
     bare: list[float] = []
     native: list[float] = []
     python: list[float] = []
+    switching: list[float] = []
     with bench.new_log() as log:
         work(log, bench.seconds(SLICE_S))  # The first segments are small, and everything is cold.
         last, zeros = log.last_index, backend_of(log).counters.bytes_prepared
@@ -143,14 +147,28 @@ def beside_limit(bench: Bench, batch: int, size: int, work: Work, *, threads: bo
             python.append(bench.python_limit.batch(batch, size, seconds / 4))
             if threads and (rate := bench.limit.threads(batch, size, seconds / 4)):
                 native.append(rate)
+            if threads:
+                switching.append(_bare_threads(bench, batch, size, seconds / 4))
         zeros = backend_of(log).counters.bytes_prepared - zeros
         payload = (log.last_index - last) * size
     beside = _microseconds(ours, bare, python, batch)
     if is_big:
         beside[ZEROS] = zeros / payload
     if native:
-        beside["C, a thread a proposer"] = median(n / b for n, b in zip(native, bare, strict=True))
+        beside["C, a thread a proposer"] = _ratio(native, bare)
+    if switching:
+        beside["Python, a thread a proposer, no log"] = _ratio(switching, bare)
     return Outcome([our / limit for our, limit in zip(ours, bare, strict=True)], beside)
+
+
+def _bare_threads(bench: Bench, count: int, size: int, seconds: float) -> float:
+    """Entries a second if a log cost nothing: threads that do nothing but switch, and write together."""
+    group, data = BareGroup(bench.python_limit.write), random.Random(size).randbytes(size)
+    return _in_threads(count, seconds, lambda: partial(group.propose, data))
+
+
+def _ratio(rates: list[float], bare: list[float]) -> float:
+    return median(rate / limit for rate, limit in zip(rates, bare, strict=True))
 
 
 def _microseconds(
@@ -208,17 +226,21 @@ async def _asyncio_alone(count: int, seconds: float) -> float:
     return sum(done) / (perf_counter() - started)
 
 
-def _propose_in_threads(log: RaftLog, count: int, seconds: float) -> float:
-    """Entries a second, from the moment when all threads run."""
+def _proposing(log: RaftLog) -> Callable[[], object]:
+    payloads = Payloads(GROUP_ENTRY_BYTES, 1)
+    return lambda: log.propose(TERM, payloads.take())
+
+
+def _in_threads(count: int, seconds: float, new_call: Callable[[], Callable[[], object]]) -> float:
+    """Calls a second, each thread making its own, from the moment when all threads run."""
     ready, done = Barrier(count + 1), list[int]()
 
-    def proposer() -> None:
-        payloads = Payloads(GROUP_ENTRY_BYTES, 1)
+    def caller() -> None:
+        call = new_call()
         ready.wait()
-        end = perf_counter() + seconds
-        done.append(timed_until(end, perf_counter, lambda: log.propose(TERM, payloads.take())))
+        done.append(timed_until(perf_counter() + seconds, perf_counter, call))
 
-    threads = [Thread(target=proposer) for _ in range(count)]
+    threads = [Thread(target=caller) for _ in range(count)]
     for thread in threads:
         thread.start()
     ready.wait()

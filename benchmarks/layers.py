@@ -27,7 +27,7 @@ CHECKS: Final = "checks, objects"
 PIPELINE: Final = "pipeline, ledger"
 SEGMENTED: Final = "`segmented`"
 LAYERS: Final = (PROPOSER, LIBRARY, ASYNC, CHECKS, PIPELINE, SEGMENTED)
-_COUNTED: Final = (f"{MEASURED} (", "_propose_in_threads.<locals>.proposer (", "Pipeline.lead (")
+_COUNTED: Final = (f"{MEASURED} (", "_in_threads.<locals>.caller (", "Pipeline.lead (")
 _CHECKING: Final = frozenset({"operations.py", "write.py", "shape.py", "entry.py", "room.py"})
 
 

@@ -113,6 +113,10 @@ class PythonLimit:
     def threads(self, count: int, size: int, seconds: float) -> float | None:
         return None
 
+    def write(self, data: bytes) -> None:
+        """One durable write."""
+        self._bare.write(data)
+
     def close(self) -> None:
         self._bare.close()
 

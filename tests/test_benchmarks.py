@@ -8,9 +8,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
+
+from raftstore.testing.tools import PATIENCE_S, background, eventually, in_threads, outcome
 
 ROOT = Path(__file__).parent.parent
 NEEDS_CC = pytest.mark.skipif(shutil.which("cc") is None, reason="the limit needs a C compiler: install gcc")
@@ -229,6 +232,38 @@ def test_samples_count_by_their_innermost_frame_and_only_those_of_what_is_measur
         "Thread._bootstrap (t.py:1);Flusher._sleep (/r/raftstore/flusher.py:90) 11",
     ]
     assert layers.samples_by_layer(samples) == {layers.ASYNC: 5, layers.PIPELINE: 2}
+
+
+def test_bare_threads_write_together_what_was_proposed_while_another_wrote() -> None:
+    written, go_on = list[bytes](), Event()
+
+    def write(data: bytes) -> None:
+        written.append(data)
+        go_on.wait(PATIENCE_S)
+
+    group = module("bare_threads").BareGroup(write)
+    calls = [background(lambda: group.propose(b"a"))]
+    eventually(lambda: bool(written), "the first writes")
+    calls += [background(lambda: group.propose(b"b")) for _ in range(3)]
+    eventually(lambda: len(group._pending) == 3, "the others wait")
+    go_on.set()
+    for call in calls:
+        outcome(call)
+    assert written == [b"a", b"bbb"]
+
+
+def test_a_bare_thread_goes_on_when_its_entry_is_written() -> None:
+    written = list[bytes]()
+    group = module("bare_threads").BareGroup(written.append)
+
+    def propose(number: int) -> bool:
+        for count in range(1, 51):
+            group.propose(b"%d" % number)
+            if b"".join(written).count(b"%d" % number) != count:
+                return False
+        return True
+
+    assert all(in_threads(8, propose))
 
 
 def test_every_module_that_is_compiled_is_there(tmp_path: Path) -> None:

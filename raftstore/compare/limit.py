@@ -48,7 +48,7 @@ class BareDisk:
         data = random.Random(size).randbytes(size)
         writes, started = 0, perf_counter()
         for _ in budget.calls(size):
-            self._write(data)
+            self.write(data)
             writes += 1
         return (perf_counter() - started) / writes
 
@@ -56,7 +56,8 @@ class BareDisk:
         os.close(self._fd)
         self._path.unlink()
 
-    def _write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
+        """One durable write."""
         if self._offset + len(data) > FILE_BYTES:
             self._offset = 0
         os.pwrite(self._fd, data, self._offset)
