@@ -7,8 +7,10 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,14 +26,15 @@ pytest.importorskip("rich")
 from patroni_tools import needs_patroni
 
 from raftstore.demo import workplace
-from raftstore.demo.cluster import drop_unsynced
+from raftstore.config import StoreConfig
+from raftstore.demo.cluster import drop_unsynced, free_ports
 from raftstore.demo.disk import DiskError, OwnDisk
 from raftstore.demo.ledger import Ledger
 from raftstore.demo.messages import Answer, Line
 from raftstore.demo.process import NodeProcess
 from raftstore.demo.report import sentence
 from raftstore.demo.schedule import DOWN_S_MAX, plan
-from raftstore.demo.session import Outcome
+from raftstore.demo.session import Outcome, Session, Settings
 from raftstore.demo.text import lines
 from raftstore.demo.verdict import Verdict, compare
 from raftstore.demo.writers import Writers
@@ -393,6 +396,29 @@ def test_the_input_never_ends_and_has_no_empty_lines(tmp_path: Path) -> None:
     done = subprocess.run([*DEMO, "--input", str(file)], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "there is no line to replicate" in done.stderr
+
+
+def test_the_ports_of_nodes_that_are_not_up_are_given_to_nobody_else_and_a_node_may_listen_there() -> None:
+    """Two clusters that were started at the same time could be given the same port."""
+    ports = free_ports(20)
+    assert len(set(ports)) == 20
+    for _ in range(2000):
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", 0))
+            assert other.getsockname()[1] not in ports
+    with socket.create_server(("127.0.0.1", ports[0])), socket.create_connection(("127.0.0.1", ports[0])):
+        pass
+
+
+def test_clients_write_until_a_line_was_acknowledged_however_slow_the_cluster_is() -> None:
+    """A demo of a second or two in which nothing was acknowledged showed nothing."""
+    session = Session(Settings(store=StoreConfig(path=Path("/nowhere"))), cast("Any", None))
+    number = session._ledger.send("a")
+    acknowledging = threading.Timer(0.1, session._ledger.acknowledge, (number,))
+    acknowledging.start()
+    session._write_until_acknowledged(1)
+    assert session._ledger.acknowledged_count == 1
+    acknowledging.join()
 
 
 def test_a_power_cut_leaves_nothing_of_a_journal_that_was_never_synced(tmp_path: Path) -> None:
