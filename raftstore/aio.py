@@ -48,7 +48,7 @@ class AsyncRaftLog:
         self._session = log._session  # pyright: ignore[reportPrivateUsage]
         self._pipeline = self._session.pipeline
         self._limits = log.config.limits
-        self._gatherer = Gatherer(self._session, self._limits)
+        self._gatherer = Gatherer(self._session)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._queue = asyncio.Lock()  # Keeps the order of calls when they have to wait for room.
         self._queued = 0
@@ -178,12 +178,13 @@ class AsyncRaftLog:
 
     async def propose(self, term: int, payloads: Sequence[bytes], kind: int = 0) -> range:
         data = list(payloads)
+        size = operations.check_proposal(data, kind, self._limits)
         self._gatherer.under_way += 1
         try:
-            gathered = None if self._queued else self._gatherer.join(term, data, kind)
+            gathered = None if self._queued else self._gatherer.join(term, data, kind, size)
             if gathered is not None:
                 return await gathered
-            return await self._run(operations.propose(term, data, kind, self._limits))
+            return await self._run(operations.proposal(term, data, kind, size))
         finally:
             self._gatherer.under_way -= 1
 

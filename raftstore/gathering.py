@@ -12,7 +12,6 @@ from itertools import chain
 from typing import TypeAlias
 
 from raftstore import operations
-from raftstore.config import Limits
 from raftstore.ledger import fresh
 from raftstore.operations import Operation
 from raftstore.session import Session
@@ -73,28 +72,25 @@ class Gatherer:
     still comes in time for the next flush as it is, does not wait for the end of the tick.
     """
 
-    def __init__(self, session: Session, limits: Limits) -> None:
+    def __init__(self, session: Session) -> None:
         self.under_way = 0
         """How many calls are in `AsyncRaftLog.propose`; the caller counts."""
         self._session = session
         self._pipeline = session.pipeline
         self._ledger = session.pipeline.ledger
-        self._limits = limits
         self._open: Gathering | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         """Where the end of the tick is scheduled; None if it is not."""
 
-    def join(self, term: int, data: list[bytes], kind: int) -> asyncio.Future[range] | None:
+    def join(self, term: int, data: list[bytes], kind: int, size: int) -> asyncio.Future[range] | None:
         """What gives the indexes once they are durable; None for a proposal that should go its own way."""
         loop = self._loop
         if loop is None or loop.is_closed():
             if self.under_way == 1 or self._ledger.mem_first or self._ledger.has_pending:
                 return None
             loop = self._schedule(asyncio.get_running_loop())
-        size = operations.check_payloads(data, self._limits)
         gathering = self._open
         if gathering is None or gathering.term != term or gathering.kind != kind:
-            operations.check_kind(kind)
             self.accept()
             gathering = self._open = Gathering(loop, term, kind, self._ledger.free_bytes)
         if not data or gathering.size + size > gathering.room:

@@ -67,15 +67,25 @@ def propose(
     term: int, payloads: Sequence[bytes], kind: int, limits: Limits, at: int | None = None
 ) -> Operation[range]:
     data = list(payloads)
-    size = check_payloads(data, limits)
-    check_kind(kind)
-    return proposal(term, data, kind, size, at)
+    return proposal(term, data, kind, check_proposal(data, kind, limits), at)
+
+
+def check_proposal(data: Sequence[bytes], kind: int, limits: Limits) -> int:
+    """Check what does not depend on the log; the memory that entries with `data` need, in bytes."""
+    total, bytes_max = 0, limits.entry_bytes_max
+    for payload in data:
+        if not isinstance(payload, bytes) or len(payload) > bytes_max:
+            _check_payload(payload, limits)
+        total += len(payload)
+    if not 0 <= kind <= 255:
+        _check_kind(kind)
+    return _check_call_size(total, len(data), limits)
 
 
 def proposal(
     term: int, data: Sequence[bytes], kind: int, size: int, at: int | None = None
 ) -> Operation[range]:
-    """As `propose`, of what is checked."""
+    """As `propose`, of `data` that is checked and needs `size` bytes."""
 
     def decide(accepted: Write) -> Decision[range]:
         last = accepted.shape.last
@@ -314,7 +324,7 @@ def _check_entries(run: Sequence[Entry], limits: Limits) -> int:
         if entry.term < term:
             raise TermError(f"entry {entry.index} has term {entry.term}, below {term} before it")
         if not 0 <= entry.kind <= 255:
-            check_kind(entry.kind)
+            _check_kind(entry.kind)
         if not isinstance(data, bytes) or len(data) > bytes_max:
             _check_payload(data, limits)
         total += len(data)
@@ -327,16 +337,6 @@ def _check_entries(run: Sequence[Entry], limits: Limits) -> int:
     if run[0].term < 0 or term > INDEX_MAX:
         raise TermError(f"terms are within 0..{INDEX_MAX}")
     return _check_call_size(total, len(run), limits)
-
-
-def check_payloads(data: Sequence[bytes], limits: Limits) -> int:
-    """Check what does not depend on the log; the memory that entries with `data` need, in bytes."""
-    total, bytes_max = 0, limits.entry_bytes_max
-    for payload in data:
-        if not isinstance(payload, bytes) or len(payload) > bytes_max:
-            _check_payload(payload, limits)
-        total += len(payload)
-    return _check_call_size(total, len(data), limits)
 
 
 def _check_payload(data: bytes, limits: Limits) -> None:
@@ -353,7 +353,7 @@ def _check_call_size(total: int, count: int, limits: Limits) -> int:
     return total + ENTRY_OVERHEAD * count
 
 
-def check_kind(kind: int) -> None:
+def _check_kind(kind: int) -> None:
     if not 0 <= kind <= 255:
         raise ValueError(f"an entry's kind is within 0..255, not {kind}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -21,11 +22,12 @@ from raftstore.errors import (
     TermError,
     TruncatedError,
 )
+from raftstore.gathering import Gathering
 from raftstore.log import RaftLog
 from raftstore.strategy import MemFirst
 from raftstore.testing.memory import MemoryDisk
 from raftstore.testing.open_log import close_broken, open_log
-from raftstore.testing.tools import PATIENCE_S, entry
+from raftstore.testing.tools import PATIENCE_S, entry, eventually
 
 Body = Callable[[AsyncRaftLog], Coroutine[Any, Any, None]]
 
@@ -263,6 +265,21 @@ def test_cancelling_withdraws_no_proposal_and_disturbs_nobody(disk: MemoryDisk) 
         assert await data_of(log) == [b"a", b"b", b"c"]
 
     run_with(open_log(disk), body)
+
+
+def test_what_was_gathered_leaves_no_work_for_the_garbage_collector(disk: MemoryDisk) -> None:
+    async def body(log: AsyncRaftLog) -> None:
+        with crowd(log):
+            await outcomes(await started(log.propose(1, [b"a"]), log.propose(1, [b"b"])))
+        await log.flush()
+
+    gc.collect()
+    gc.disable()
+    try:
+        run_with(open_log(disk), body)
+        eventually(lambda: not any(isinstance(one, Gathering) for one in gc.get_objects()), "it is gone")
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("cuts", [[3], [4, 3], [3, 3]], ids=str)
