@@ -25,8 +25,8 @@ pytest.importorskip("rich")
 
 from patroni_tools import needs_patroni
 
-from raftstore.demo import workplace
 from raftstore.config import StoreConfig
+from raftstore.demo import workplace
 from raftstore.demo.cluster import drop_unsynced, free_ports
 from raftstore.demo.disk import DiskError, OwnDisk
 from raftstore.demo.ledger import Ledger
