@@ -11,7 +11,8 @@ from raftstore.testing.crash.events import Event, Kind
 from raftstore.testing.crash.explained import explained
 from raftstore.testing.crash.oracle import History, Observation, Promise, Verdict
 from raftstore.testing.crash.plan import Plan
-from raftstore.testing.crash.workload import NO_CALL, Workload
+from raftstore.testing.crash.workload import NO_CALL, Workload, digest
+from raftstore.testing.log_model import LogModel
 
 PLAN = Plan(backend="segmented", seed=5, steps=40)
 
@@ -124,6 +125,53 @@ def test_a_step_that_was_refused_must_not_appear() -> None:
     history = fed(PLAN, *step_events(number, returned=False), Event(Kind.REFUSED, number))
     assert verdict(history, seen_after(PLAN, number - 1)) is Verdict.OK
     assert verdict(history, seen_after(PLAN, number)) is Verdict.MIXED
+
+
+FULL = Plan(backend="segmented", seed=5, steps=40, strategy="MemFirst")
+
+
+def of_full_disk(number: int, *events: Event) -> History:
+    """`FULL` as far as step `number`, and then the disk was full."""
+    refused = [Event(Kind.STARTED, number + 1), Event(Kind.REFUSED, number + 1)]
+    return fed(FULL, *step_events(number), *events, *refused)
+
+
+def test_a_full_disk_excuses_no_loss_of_what_was_reported_durable() -> None:
+    steps = FULL.workload().steps
+    number = [n for n in changed_steps(FULL.workload(), "append") if n > 1][1]
+    durable = Event(Kind.WATERMARK, number, steps[number].state.last.index)
+    for older in {step.digest: n for n, step in enumerate(steps[:number])}.values():
+        assert verdict(of_full_disk(number, durable), seen_after(FULL, older)) is Verdict.LOST
+    assert verdict(of_full_disk(number, durable), seen_after(FULL, number)) is Verdict.OK
+
+
+def test_on_a_full_disk_a_vote_may_be_there_without_the_entries_before_it_that_were_not_durable() -> None:
+    steps = FULL.workload().steps
+    votes = [n for n in changed_steps(FULL.workload(), "save_hard_state") if steps[n - 1].wrote]
+    vote = next(n for n in votes if steps[n - 1].call in ("append", "propose") and steps[n - 1].changed)
+    model = LogModel.of(steps[vote - 2].state, steps[vote - 2].commit)
+    model.save_hard_state(msgspec.structs.replace(steps[vote].arguments[0], commit=0))
+    found = seen_after(FULL, vote - 2, digest=digest(model.state()))
+    returned = Event(Kind.RETURNED, vote)
+    assert verdict(of_full_disk(vote, returned), found) is Verdict.OK
+    assert verdict(of_full_disk(vote, returned), seen_after(FULL, vote - 2)) is Verdict.LOST
+    failed = [*step_events(vote, returned=False), Event(Kind.FAILED, vote)]
+    assert verdict(fed(FULL, *failed), found) is Verdict.MIXED
+    assert verdict(fed(FULL, *failed, Event(Kind.FAILED, vote, 1)), found) is Verdict.OK
+    durable = Event(Kind.RECEIPT, vote - 1)
+    assert verdict(of_full_disk(vote, returned, durable), found) is not Verdict.OK
+
+
+def test_on_a_full_disk_a_durable_index_may_be_that_of_entries_whose_replacement_was_refused() -> None:
+    plan = msgspec.structs.replace(FULL, threads=4, mix="conflicts")
+    steps = plan.workload().steps
+    cut = next(n for n, step in enumerate(steps) if step.cut and step.wrote)
+    index = steps[cut].wrote[0]
+    older = max(n for n in range(cut) if index in steps[n].wrote)
+    watermark = Event(Kind.WATERMARK, cut, index)
+    refused = fed(plan, *step_events(cut), watermark, Event(Kind.REFUSED, cut))
+    assert verdict(refused, seen_after(plan, older)) is Verdict.OK
+    assert verdict(fed(plan, *step_events(cut), watermark), seen_after(plan, older)) is Verdict.LOST
 
 
 @pytest.mark.parametrize("since_started", [0, 1])

@@ -7,6 +7,7 @@ receipt without: so the order of acceptance is known, and many callers wait for 
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 import traceback
@@ -247,7 +248,7 @@ class _Driver:
     def _fail(self, number: int, error: Exception) -> NoReturn:
         """The log must be latched: nothing is acknowledged any more."""
         self._stopped.set()
-        self._tell(Kind.FAILED, number)
+        self._tell(Kind.FAILED, number, int(_had_no_room(error)))
         self._explain(f"step {number}: {error!r}\n")
         log, late = self._log, HardState(10**6, "late")
         calls: list[Callable[[], object]] = [lambda: log.save_hard_state(late), self._append_late, log.flush]
@@ -260,3 +261,12 @@ class _Driver:
     def _append_late(self) -> None:
         index = self._log.next_index
         self._log.append([Entry(10**6, index, b"acknowledged after a failure")])
+
+
+def _had_no_room(error: BaseException | None) -> bool:
+    """Whether a full disk is among its causes."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            return True
+        error = error.__cause__ or error.__context__
+    return False

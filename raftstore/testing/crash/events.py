@@ -34,7 +34,8 @@ class Kind(IntEnum):
     REFUSED = 7
     """`StoreFullError` or `BackpressureError`: nothing of the step will ever appear."""
     FAILED = 8
-    """`StoreFailedError`: the outcome of the step is not known. Step 0: opening failed."""
+    """`StoreFailedError`: the outcome of the step is not known. Step 0: opening failed. Value 1: the
+    disk was full, so that what needs no room may have overtaken the step before it."""
     LIED = 9
     """A write was acknowledged after a failure, without opening again."""
     BROKEN = 10

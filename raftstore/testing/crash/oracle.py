@@ -66,6 +66,8 @@ class Promise(msgspec.Struct, frozen=True):
     opened: bool = False
     durable: int = 0
     """This step and all before it survive power loss."""
+    written: int = 0
+    """So do the entries of this step and of all before it, whatever overtook them on a full disk."""
     acknowledged: int = 0
     """The newest step that was acknowledged; under `MemFirst` it may be lost, but not denied."""
     started: int = 0
@@ -91,6 +93,11 @@ class History:
         self._mem_first = plan.strategy == "MemFirst"
         self._pipelined = plan.threads > 1
         self._earlier = earlier
+        self._ahead = 0
+        """The newest durable step of those that may overtake entries on a full disk."""
+        self._refused_from = len(self._steps)
+        """The first step that was refused: what is built on it, is gone with it."""
+        self._was_full = False
         self.promise = Promise()
         self.told: set[Kind] = set()
         """What else has happened: refusals, failures, lies."""
@@ -110,23 +117,44 @@ class History:
                 self.promise = msgspec.structs.replace(self.promise, started=event.step)
             case Kind.RETURNED:
                 self._returned(event.step)
-            case Kind.RECEIPT | Kind.CLOSED:
+            case Kind.CLOSED:
+                self._refused_from = len(self._steps)
+                self._durable(event.step)
+            case Kind.RECEIPT:
                 self._durable(event.step)
             case Kind.WATERMARK:
                 self._watermark(event.step, event.value)
             case Kind.REFUSED:
                 self.told.add(event.kind)
                 self._refused(event.step)
+            case Kind.FAILED if event.value and (self._mem_first or self._pipelined):
+                self.told.add(event.kind)
+                self._refused(len(self._steps))
             case _:
                 self.told.add(event.kind)
 
     def _refused(self, number: int) -> None:
         """Nothing of the step may be there, unless it is tried again and returns."""
+        old = self.promise
         if not self._mem_first and not self._pipelined:
-            self.promise = msgspec.structs.replace(self.promise, started=number - 1)
+            self.promise = msgspec.structs.replace(old, started=number - 1)
+            return
+        self._was_full = True
+        self._refused_from = min(self._refused_from, number)
+        written = min(old.written, number - 1)
+        durable = max(written, self._ahead)
+        self.promise = msgspec.structs.replace(
+            old,
+            durable=durable,
+            written=written,
+            acknowledged=min(old.acknowledged, max(durable, number - 1)),
+            commit=min(old.commit, durable),
+        )
 
     def _returned(self, number: int) -> None:
         step = self._steps[number]
+        if number == self._refused_from:  # it was tried again
+            self._refused_from = len(self._steps)
         self.promise = msgspec.structs.replace(self.promise, started=max(number, self.promise.started))
         if step.call in APPENDS and step.changed:
             if self._pipelined:
@@ -136,24 +164,42 @@ class History:
                 return
         elif step.call not in BARRIERS and not (step.call in DURABLE_CALLS and step.changed):
             return
-        self._durable(number)
+        self._durable(number, overtakes=step.call in DURABLE_CALLS and not step.wrote)
 
-    def _durable(self, number: int) -> None:
+    def _durable(self, number: int, *, written: int | None = None, overtakes: bool = False) -> None:
+        """The step is durable, and all before it.
+
+        On a full disk of the entries only those of the first `written` steps are, by default of as many; none
+        if it `overtakes` them.
+        """
         old = self.promise
+        if overtakes:
+            self._ahead = max(self._ahead, number)
+            written = old.written
+        else:
+            written = min(number if written is None else written, self._refused_from - 1)
+            written = max(old.written, written)
+        if self._was_full:
+            number = max(self._ahead, written)
         durable = max(old.durable, number)
         carriers = (n for n in range(durable, old.commit, -1) if self._steps[n].carries_commit)
         self.promise = msgspec.structs.replace(
             old,
             durable=durable,
+            written=written,
             acknowledged=max(old.acknowledged, durable),
             commit=next(carriers, old.commit),
         )
 
     def _watermark(self, number: int, index: int) -> None:
-        """Every entry up to `index` is durable: so is the step that wrote that entry, and all before it."""
+        """Every entry up to `index` is durable: so is the step that wrote that entry, and all before it.
+
+        If a later step is refused, it may have been the entry of an earlier one.
+        """
         state = self._steps[number].state
         if state.anchor.index < index <= state.last.index:
-            self._durable(max(n for n in range(number + 1) if index in self._steps[n].wrote or n == 0))
+            writers = [n for n in range(number + 1) if index in self._steps[n].wrote] or [0]
+            self._durable(writers[-1], written=writers[0])
 
     def allowed(self, found: Observation, since: Promise, until: Promise) -> Allowed:
         """The states that a crash from `since` to `until` may leave, and the steps that match `found`."""
@@ -184,21 +230,22 @@ class History:
     def _is_allowed_otherwise(self, found: Observation, until: Promise) -> bool:
         if not until.opened and found.digest in self._earlier:
             return True
-        return Kind.REFUSED in self.told and found.digest in self._overtaken(until.started)
+        return self._was_full and found.digest in self._overtaken(until)
 
-    def _overtaken(self, started: int) -> set[bytes]:
+    def _overtaken(self, until: Promise) -> set[bytes]:
         """On a full disk, steps without entries may overtake others: the states that this can leave."""
         if not self._mem_first and not self._pipelined:
             return set()
         states: set[bytes] = set()
-        for entries_stop in range(started + 1):
+        for entries_stop in range(until.written, until.started + 1):
             model = LogModel.of(self._steps[0].state, self._steps[0].commit)
-            for number in range(1, started + 1):
+            for number in range(1, until.started + 1):
                 step = self._steps[number]
                 if number <= entries_stop or not step.wrote:
                     with suppress(RaftStoreError):
                         apply(model, step.call, _without_commit(step.arguments))
-                states.add(digest(model.state()))
+                if number >= until.durable:
+                    states.add(digest(model.state()))
         return states
 
     def _matching(self, found: Observation, since: Promise, until: Promise) -> list[int]:
