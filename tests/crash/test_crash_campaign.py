@@ -10,11 +10,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from raftstore.testing.crash.campaign import Campaign, Work
 from raftstore.testing.crash.events import Event, Kind
 from raftstore.testing.crash.kernel import follow
 from raftstore.testing.crash.kernel_power import Cut
 from raftstore.testing.crash.lane import Settings
 from raftstore.testing.crash.method import Method, Round
+from raftstore.testing.crash.methods import method_named
 from raftstore.testing.crash.oracle import History, Observation, Verdict
 from raftstore.testing.crash.page import Sum, page
 from raftstore.testing.crash.patience import hang
@@ -91,6 +93,33 @@ def test_a_run_goes_on_until_there_are_images_and_kills_enough() -> None:
     assert schedule.next(1.0, tally) == Order("images", 1)
     tally.see("power cut, posix, DiskFirst", 2)
     assert schedule.next(2.0, tally) is None
+
+
+def test_a_method_that_had_no_time_is_told_and_one_that_only_found_planted_bugs_too() -> None:
+    schedule = Schedule([OTHER, KILLS], [("kills", "a")], 1.0, Goals())
+    assert schedule.next(0.0, Tally()) == Order("kills", plant="a")
+    assert schedule.next(0.0, Tally()) == Order("other", until=1.0)
+    assert schedule.not_begun == ["kills"]
+
+
+@pytest.mark.backend("segmented")
+def test_goals_that_a_run_did_not_reach_and_methods_without_a_round_are_told() -> None:
+    goals = Goals(images=5, kills=1)
+    work = Work(methods=[method_named("kill at any time")], seconds=0.0, goals=goals)
+    campaign = Campaign(Settings(backend="segmented"), work)
+    campaign.run()
+    assert campaign.tally.kills >= 1
+    assert campaign.tally.notes == ["0 of 5 images"]
+    campaign = Campaign(Settings(backend="segmented"), msgspec.structs.replace(work, goals=Goals()))
+    campaign.run()
+    assert campaign.tally.notes == ["kill at any time: no time"]
+
+
+def test_a_run_without_any_lane_is_no_run() -> None:
+    command = [sys.executable, "-m", "raftstore.testing.crash", "--backend", "segmented", "--lanes", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--lanes: at least 1" in done.stderr
 
 
 def test_what_a_tally_gives_away_is_counted_once() -> None:

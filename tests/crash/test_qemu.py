@@ -302,4 +302,8 @@ def test_power_cuts_of_the_machine_lose_nothing_and_planted_bugs_are_caught() ->
     done = subprocess.run(line, capture_output=True, check=False, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     (outcome,) = msgspec.json.decode(done.stdout, type=Report).outcomes
-    assert outcome.tally.notes or outcome.tally.done["sessions of a virtual machine"] > 0
+    if missing := [note for note in outcome.tally.notes if note.startswith("qemu: needs")]:
+        pytest.skip(missing[0])
+    assert outcome.tally.done["sessions of a virtual machine"] > 0
+    assert outcome.tally.planted
+    assert outcome.unique > 0

@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     goals.add_argument("--sweeps", action="store_true", help="every call of a workload failed in every way")
     parser.add_argument("--seed", type=int, help="default: the time")
     parser.add_argument(
-        "--lanes", type=int, default=2 * (os.cpu_count() or 1), help="processes beside each other"
+        "--lanes", type=_lanes, default=2 * (os.cpu_count() or 1), help="processes beside each other"
     )
     parser.add_argument("--keep", metavar="DIR", help="keep the images of failures there")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -89,6 +89,13 @@ def _parser() -> argparse.ArgumentParser:
         "--report", metavar="FILE", help="write the report there: JSON, and beside it the images' names"
     )
     return parser
+
+
+def _lanes(text: str) -> int:
+    """Without any, nothing would be done, and nothing found."""
+    if (count := int(text)) < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return count
 
 
 def _shim(directory: Path) -> tuple[str | None, list[str]]:

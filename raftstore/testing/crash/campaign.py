@@ -73,6 +73,7 @@ class Campaign:
                 if thread.ident is not None:
                     thread.join()
             self._note_sweeps()
+            self._note_what_is_missing()
         if self._under_way or any(lane.returncode for lane in lanes):
             raise SystemExit(f"a lane of the crash tests ended with {[lane.returncode for lane in lanes]}")
 
@@ -142,6 +143,14 @@ class Campaign:
             if method.rounds is not None and done < method.rounds:
                 note = f"{method.name}: {done} of {method.rounds} parts of going through every call"
                 self.tally.notes.append(note)
+
+    def _note_what_is_missing(self) -> None:
+        """Methods that had no time, and goals that were not reached."""
+        goals, tally = self._work.goals, self.tally
+        names = [] if self._schedule is None else self._schedule.not_begun
+        tally.notes += [f"{name}: no time" for name in names]
+        counts = ((tally.unique, goals.images, "images"), (tally.kills, goals.kills, "kills"))
+        tally.notes += [f"{count} of {goal} {what}" for count, goal, what in counts if count < goal]
 
     def _say(self, words: str) -> None:
         print(f"{self._settings.backend}: {words}", file=sys.stderr, flush=True)

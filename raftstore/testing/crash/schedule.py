@@ -61,6 +61,11 @@ class Schedule:
         use = min(candidates, key=lambda use: use.load)
         return use.order(None if use in wanted else self._until)
 
+    @property
+    def not_begun(self) -> list[str]:
+        """The methods that had no time, but for planted bugs."""
+        return [name for name, use in self._uses.items() if not use.begun]
+
     def done(self, order: Order, seconds: float) -> None:
         """The order took so long."""
         if order.plant is None:
