@@ -20,6 +20,7 @@ from benchmarks.bench import Bench
 from benchmarks.compiled import compile_hot_path, copy_code, run_rows
 from benchmarks.layers import shares_by_layer, system_calls
 from benchmarks.machine import describe
+from benchmarks.native import UnavailableError
 from benchmarks.profiled import Profile, Profiled, tables, write_profile
 from benchmarks.result import Result, read_report
 from benchmarks.targets import DEFAULT_JSON, directory_on, end
@@ -34,7 +35,10 @@ def main(arguments: Sequence[str]) -> int:
     if unknown := set(rows) - set(APPENDS):
         raise SystemExit(f"only appends are profiled, not {', '.join(sorted(unknown))}")
     with directory_on(options.path) as directory:
-        found = profile(rows, directory, passes=options.passes)
+        try:
+            found = profile(rows, directory, passes=options.passes)
+        except UnavailableError as reason:
+            raise SystemExit(f"this cannot be profiled here: {reason}") from reason
     write_profile(options.json, found)
     print("\n".join(tables(found)))
     return 0

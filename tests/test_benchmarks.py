@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -232,6 +232,21 @@ def test_samples_count_by_their_innermost_frame_and_only_those_of_what_is_measur
         "Thread._bootstrap (t.py:1);Flusher._sleep (/r/raftstore/flusher.py:90) 11",
     ]
     assert layers.samples_by_layer(samples) == {layers.ASYNC: 5, layers.PIPELINE: 2}
+
+
+def test_a_profile_that_cannot_be_taken_here_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile, native = module("profile"), module("native")
+
+    def unavailable(*_: object, **__: object) -> NoReturn:
+        raise native.UnavailableError("py-spy is not installed: pip install it")
+
+    monkeypatch.setattr(profile, "shares_by_layer", unavailable)
+    monkeypatch.setattr(profile, "describe", unavailable)
+    with pytest.raises(SystemExit, match="cannot be profiled here: py-spy is not installed: pip install it"):
+        profile.main(["--only", "append-1x64B", "--path", str(tmp_path), "--json", str(tmp_path / "r.json")])
+    assert not list(tmp_path.iterdir())
 
 
 def test_bare_threads_write_together_what_was_proposed_while_another_wrote() -> None:
