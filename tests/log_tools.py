@@ -18,8 +18,10 @@ NEVER = Batch(10**6, 10**6)
 """A policy under which nothing but an urgent call flushes."""
 
 
-def now_that_there_is_room(call: Callable[[], object]) -> None:
-    """Call again while the disk is said to be full: an attempt to write from before may end late."""
+def in_the_end(call: Callable[[], object]) -> None:
+    """Call again while the disk is said to be full: what it takes now is refused with what comes before it
+    if that is being refused at this moment. It is tried again all the time.
+    """
     end = time.monotonic() + PATIENCE_S
     while True:
         try:

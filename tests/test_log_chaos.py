@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from log_tools import both, now_that_there_is_room, policies
+from log_tools import both, in_the_end, policies
 
 from raftstore.batch import WriteBatch
 from raftstore.entry import HardState, LogId
@@ -126,7 +126,7 @@ def test_a_disk_that_fills_up_beside_threads_keeps_what_was_acknowledged_and_not
             done.set()
             for thread in threads:
                 outcome(thread)
-        now_that_there_is_room(log.flush)
+        in_the_end(log.flush)
         assert log.durable_index == log.last_index == log.next_index - 1
         found = {e.index: e.data for e in log.scan()}
         told.check(found, durable_only=False)
@@ -174,7 +174,7 @@ def test_receipts_tell_the_truth_beside_truncations_and_a_full_disk(
     refused: set[bytes] = set()
     with open_log(disk, strategy, backpressure_timeout_ms=20) as log:
         in_threads(4, lambda n: cutter(n) if n == 0 else submitter(n))
-        now_that_there_is_room(log.flush)
+        in_the_end(log.flush)
         found = {e.index: e.data for e in log.scan()}
         assert not refused & set(found.values())
         assert set(found.items()) <= set(durable_then)

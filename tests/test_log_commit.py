@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from log_tools import NEVER, both, now_that_there_is_room
+from log_tools import NEVER, both, in_the_end
 
 from raftstore import flusher, pipeline
 from raftstore.entry import HardState, LogId
@@ -139,7 +139,7 @@ def test_a_purge_of_what_a_full_disk_keeps_waiting_is_refused(disk: MemoryDisk) 
             log.purge(6)
         assert log.entries(3) == span(3, 8)
         disk.full = False
-        now_that_there_is_room(log.flush)
+        in_the_end(log.flush)
         assert log.durable_index == 7
     assert sorted(disk.state.entries) == [3, 4, 5, 6, 7]
 

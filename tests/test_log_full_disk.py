@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from log_tools import NEVER, both, now_that_there_is_room
+from log_tools import NEVER, both, in_the_end
 
 from raftstore.entry import NO_ENTRY, HardState, LogId
 from raftstore.errors import BackpressureError, GapError, StoreFullError
@@ -207,7 +207,7 @@ def test_votes_overtake_what_a_full_disk_keeps_waiting(disk: MemoryDisk) -> None
         assert log.durable_index == 0
         assert disk.state.hard_state is not None
         disk.full = False
-        now_that_there_is_room(log.flush)
+        in_the_end(log.flush)
         assert log.durable_index == 3
     with open_log(disk, MemFirst()) as log:
         assert log.entries(1) == span(1, 4)
@@ -229,7 +229,7 @@ def test_repeating_a_vote_does_not_fail_because_of_somebody_elses_flush(disk: Me
             outcome(flush)
         outcome(again)
         disk.full = False
-        now_that_there_is_room(log.flush)
+        in_the_end(log.flush)
 
 
 @both
@@ -262,7 +262,7 @@ def test_flush_on_a_full_disk_says_so(disk: MemoryDisk) -> None:
             log.flush()
         assert log.last_index == 3
         disk.full = False
-        now_that_there_is_room(log.flush)
+        in_the_end(log.flush)
         assert log.durable_index == 3
 
 
@@ -271,7 +271,7 @@ def test_a_reset_on_a_full_disk_gives_up_what_was_waiting(disk: MemoryDisk) -> N
         disk.full = True
         log.append(span(1, 4))
         eventually(lambda: disk.calls >= 1, "the disk refuses")
-        log.reset(NO_ENTRY)
+        in_the_end(lambda: log.reset(NO_ENTRY))
         assert log.is_empty
         disk.full = False
         log.append([entry(1, 3)])
@@ -289,7 +289,7 @@ def test_closing_on_a_full_disk_says_so_and_loses_nothing(disk: MemoryDisk) -> N
         outcome(background(log.close))
     assert log.entries(1) == span(1, 6)
     disk.full = False
-    now_that_there_is_room(log.close)
+    in_the_end(log.close)
     with open_log(disk, MemFirst()) as log:
         assert log.entries(1) == span(1, 6)
 
