@@ -28,6 +28,7 @@ PIPELINE: Final = "pipeline, ledger"
 SEGMENTED: Final = "`segmented`"
 LAYERS: Final = (PROPOSER, LIBRARY, ASYNC, CHECKS, PIPELINE, SEGMENTED)
 _COUNTED: Final = (f"{MEASURED} (", "_in_threads.<locals>.caller (", "Pipeline.lead (")
+_ASYNC: Final = frozenset({"aio.py", "gathering.py"})
 _CHECKING: Final = frozenset({"operations.py", "write.py", "shape.py", "entry.py", "room.py"})
 
 
@@ -37,7 +38,7 @@ def layer_of(file: str) -> str:
     if path.parent.name == "raftstore_segmented":
         return SEGMENTED
     if path.parent.name == "raftstore":
-        return ASYNC if path.name == "aio.py" else CHECKS if path.name in _CHECKING else PIPELINE
+        return ASYNC if path.name in _ASYNC else CHECKS if path.name in _CHECKING else PIPELINE
     return PROPOSER if "benchmarks" in path.parts or path.name == "payloads.py" else LIBRARY
 
 
