@@ -610,3 +610,21 @@ def test_any_writes_closed_or_killed_anywhere_are_found_again(seed: int) -> None
                 disk_after = disk
         disk = disk_after
         assert not examine(disk, HERE, deep=True).damage
+
+
+def test_the_index_of_a_finished_segment_does_not_prove_that_nothing_came_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def not_yet(*_: object) -> None:
+        pass
+
+    monkeypatch.setattr("raftstore_segmented.seal.write_pointer", not_yet)  # killed just before that
+    image = killed_after([WriteBatch(n, entries=entries(10 * n - 9, 10, size=100)) for n in range(1, 5)])
+    gone = used(image)
+    assert gone != segments(image)[0]
+    for name in segments(image):
+        if name >= gone:
+            del image[name]
+    with opened(SimulatedDisk.holding(image)) as backend:
+        assert 0 < backend.recovery.last.index < 40
+        assert not backend.recovery.end_is_proved

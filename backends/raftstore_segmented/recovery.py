@@ -76,7 +76,10 @@ class Found(msgspec.Struct):
 
     @property
     def end_is_proved(self) -> bool:
-        return self.torn is None and self.last.kind != frame.DATA
+        """By a frame that is written when all is done. The index of a finished segment is none: a next
+        segment had begun, and is gone. Such an index has no number."""
+        is_of_finished = self.last.kind == frame.INDEX and not self.last.number and self.state.number > 0
+        return self.torn is None and self.last.kind != frame.DATA and not is_of_finished
 
     def close(self, files: FileLayer) -> None:
         files.close(self.current.fd)
