@@ -421,6 +421,32 @@ def test_a_large_payload_at_the_end_is_read_by_opening() -> None:
         assert backend.recovery.last == LogId(1, 5)
 
 
+def test_a_damaged_large_payload_is_not_taken_for_the_torn_end_once_the_torn_frame_behind_it_is_zeroed() -> (
+    None
+):
+    whole, payloads = large_frames()
+    name = used(whole)
+    torn = changed(whole, name, whole[name].index(payloads[5]), bytes(len(payloads[5])))
+    disk = SimulatedDisk.holding(torn)
+    with opened(disk, 4 << 20) as backend:
+        assert backend.recovery.last == LogId(1, 5)
+        assert backend.recovery.torn_bytes > 0
+        killed = disk.image()
+    with opened(SimulatedDisk.holding(killed), 4 << 20) as backend:
+        assert backend.recovery.last == LogId(1, 5)
+    damaged = flipped(torn, name, torn[name].index(payloads[4]) + 300_000)
+    disk = SimulatedDisk.holding(damaged)
+    for _ in range(2):
+        with (
+            pytest.raises(CorruptionError, match="a frame that others follow is damaged"),
+            opened(disk, 4 << 20),
+        ):
+            pass
+        assert disk.image() == damaged
+    found = examine(disk, HERE, deep=True)
+    assert {damage.file for damage in found.damage} == {name}
+
+
 def test_a_damaged_index_of_a_closed_store_costs_a_scan_and_nothing_else() -> None:
     whole, killed = closed_after(THREE), killed_after(THREE)
     name = used(whole)

@@ -247,12 +247,24 @@ class _Search:
                 _take(found, durable or read_frame(window, segment.place, segment.end))
         except BadFrameError as error:
             if not self._skips_index(found, error, window):
+                if error.header is not None:
+                    self._check_last(found, window)
                 self._bytes_read += window.bytes_read
                 found.torn = self._torn(segment, window, segment.end)
                 return
             self._scan(found, window)
             return
         self._bytes_read += window.bytes_read
+
+    def _check_last(self, found: Found, window: Window) -> None:
+        """The torn end is about to be zeroed. It proves that the frame before it was durable, which was not
+        read if it is large: if it is damaged, the next opening would take it for the torn end."""
+        segment, last = found.current, found.last
+        try:
+            if last.kind == frame.DATA:
+                read_frame(window, segment.place, last.offset)
+        except BadFrameError as error:
+            raise self._damage("a frame that others follow is damaged", segment, last.offset) from error
 
     def _skips_index(self, found: Found, error: BadFrameError, window: Window) -> bool:
         """A damaged index that frames follow can be done without."""
