@@ -45,6 +45,12 @@ def _taken_back(last: int, number: int, cuts: Sequence[Write]) -> tuple[int, Tru
     return int(start), TruncatedError(message)
 
 
+def _is_among(waiting: IndexWaiter, writes: Sequence[Write]) -> bool:
+    """Whether `waiting` is for an entry of one of `writes`. The log may hold another one at its index."""
+    known = (write.entries for write in writes if write.entries and write.number <= waiting.number)
+    return any(entries[0].index <= waiting.last <= entries[-1].index for entries in known)
+
+
 def fresh(error: BaseException) -> BaseException:
     """A copy to raise: one error object that several threads raise would gather all their tracebacks."""
     copy = type(error)(*error.args)
@@ -211,7 +217,7 @@ class Ledger:
         """Registers a wait for the entry that is now at `index`; None if it is durable."""
         if index > self.accepted.shape.last.index:
             raise GapError(f"there is no entry {index}: the last is {self.accepted.shape.last.index}")
-        if index <= max(self.durable_index, self.view.shape.anchor.index):
+        if index <= self._end_of_durable():
             return None
         self.check_writable()
         return self.wait_for_range(index, index)
@@ -380,25 +386,29 @@ class Ledger:
         self.durable_index = self._watermark()
         if self._index_waiters:
             cuts = [write for write in group.writes if write.truncate_from is not None]
-            group.to_wake += self._answer_index_waiters(cuts)
+            self._answer_index_waiters(cuts, group.to_wake)
 
-    def _answer_index_waiters(self, cuts: list[Write]) -> list[Waiter]:
-        woken: list[Waiter] = []
+    def _answer_index_waiters(self, cuts: list[Write], woken: list[Waiter]) -> None:
+        """Add to `woken` those whose entries are durable, or will never be. Repeating it loses nobody."""
+        end = self._end_of_durable()
         for waiting in self._index_waiters:
             taken_back = _taken_back(waiting.last, waiting.number, cuts)
             if taken_back is not None and waiting.error is None:
                 waiting.take_back(*taken_back)
-            if waiting.error is not None or waiting.last <= self.durable_index:
+            if waiting.error is not None or waiting.last <= end:
                 woken += waiting.waiters
                 waiting.done = True
         self._index_waiters = [waiting for waiting in self._index_waiters if not waiting.done]
-        return woken
 
     def _watermark(self) -> int:
+        return max(self._end_of_durable(), self.view.shape.anchor.index)
+
+    def _end_of_durable(self) -> int:
+        """Up to here what is accepted is durable. A reset under way lowers it, below the anchor, too."""
         index = self.durable.shape.last.index
         if self.accepted.cuts_total != self.durable.cuts_total:
             index = min(index, int(self._lowest_pending_cut()) - 1)
-        return max(index, self.view.shape.anchor.index)
+        return index
 
     def finish(self) -> list[Waiter]:
         """The group in flight is settled and its waiters are woken: the next may be taken."""
@@ -437,9 +447,10 @@ class Ledger:
                 write.error, write.done = error, True
                 woken += write.waiters
         for waiting in self._index_waiters:
-            if waiting.last > self.accepted.shape.last.index:
+            if _is_among(waiting, refused):
                 waiting.error = error
-        return woken + self._answer_index_waiters([])
+        self._answer_index_waiters([], woken)
+        return woken
 
     def _release_withheld(self) -> list[Waiter]:
         """Those whose entries no truncation takes back any more learn that they are durable."""

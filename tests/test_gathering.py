@@ -27,7 +27,7 @@ from raftstore.log import RaftLog
 from raftstore.strategy import MemFirst
 from raftstore.testing.memory import MemoryDisk
 from raftstore.testing.open_log import close_broken, open_log
-from raftstore.testing.tools import PATIENCE_S, entry, eventually
+from raftstore.testing.tools import PATIENCE_S, entry, eventually, span
 
 Body = Callable[[AsyncRaftLog], Coroutine[Any, Any, None]]
 
@@ -351,6 +351,41 @@ def test_a_full_disk_refuses_each_of_them_and_takes_others_later(disk: MemoryDis
             tasks = await started(log.propose(1, [b"c"]), log.propose(1, [b"d"]))
             assert await outcomes(tasks) == [range(1, 2), range(2, 3)]
         assert await data_of(log) == [b"c", b"d"]
+
+    run_with(open_log(disk), body)
+
+
+def test_those_whom_a_full_disk_refuses_are_told_so_also_where_other_entries_stay(disk: MemoryDisk) -> None:
+    async def body(log: AsyncRaftLog) -> None:
+        await log.append(span(1, 11))
+        with crowd(log), disk.gate.closed():
+            splicing = await started(log.splice(LogId(1, 4), [Entry(2, 5, b"new")]))
+            await asyncio.to_thread(disk.gate.wait_for_arrival)
+            disk.full = True
+            tasks = await started(log.propose(2, [b"a"]), log.propose(2, [b"b"]), log.propose(2, [b"c"]))
+            waiting = await started(log.wait_durable(6))
+        assert await outcomes([*splicing, *tasks, *waiting]) == [StoreFullError] * 5
+        assert log.last == log.last_accepted == LogId(1, 10)
+
+    run_with(open_log(disk), body)
+
+
+def test_behind_a_reset_to_a_lower_anchor_nothing_is_durable_before_it_is(disk: MemoryDisk) -> None:
+    async def body(log: AsyncRaftLog) -> None:
+        await log.reset(LogId(1, 100))
+        with crowd(log), disk.gate.closed():
+            before = await log.submit([entry(101)])
+            await asyncio.to_thread(disk.gate.wait_for_arrival)
+            tasks = await started(log.propose(1, [b"old"]), log.reset(LogId(3, 30)), log.propose(3, [b"new"]))
+            waiting = await started(log.wait_durable(31))
+            disk.gate.let_pass()
+            await asyncio.to_thread(disk.gate.wait_for_arrival)
+            for _tick in range(5):
+                await asyncio.sleep(0)
+            assert not tasks[2].done()
+            assert not waiting[0].done()
+        assert await outcomes([*tasks, *waiting]) == [TruncatedError, None, range(31, 32), None]
+        assert before.done()
 
     run_with(open_log(disk), body)
 
