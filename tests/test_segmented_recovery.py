@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from random import Random
 
 import pytest
-from raftstore_segmented import SegmentedBackend
+from raftstore_segmented import SegmentedBackend, frame
 from raftstore_segmented.examine import examine
 from raftstore_segmented.testing import SimulatedDisk
 
@@ -654,3 +654,20 @@ def test_the_index_of_a_finished_segment_does_not_prove_that_nothing_came_after_
     with opened(SimulatedDisk.holding(image)) as backend:
         assert 0 < backend.recovery.last.index < 40
         assert not backend.recovery.end_is_proved
+
+
+@pytest.mark.parametrize("payload_bytes", [1 << 20, 1 << 62, 1 << 63, (1 << 64) - 1])
+def test_a_frame_that_says_it_is_longer_than_any_file_is_a_torn_end(
+    tmp_path: Path, payload_bytes: int
+) -> None:
+    """The operating system takes no such offsets, nor does Python hand them to it."""
+    image = killed_after(THREE)
+    with opened(SimulatedDisk.holding(image)) as backend:
+        segment = backend._catalog.current
+        end = segment.end
+    head = frame._header(segment.place, end, 4, payload_bytes, 0, 0, frame.DATA, 0)
+    for name, data in changed(image, segment.name, end, head).items():
+        (tmp_path / name).write_bytes(data)
+    with closing(SegmentedBackend(tmp_path, segment_bytes=4096)) as backend:
+        assert backend.recovery.number == 3
+        assert backend.recovery.torn_bytes == len(head)

@@ -41,8 +41,11 @@ class Window:
         position = offset - self._at
         if position >= 0 and position + length <= len(self._data):
             return self._data[position : position + length]
+        length = min(length, self.size - offset)
+        if length <= 0:
+            return b""
         self.bytes_read += length
-        return read_all(self._files, self._fd, max(min(length, self.size - offset), 0), offset)
+        return read_all(self._files, self._fd, length, offset)
 
     def _fill(self, offset: int, length: int) -> None:
         known = self._data[offset - self._at :] if 0 <= offset - self._at < len(self._data) else b""
