@@ -95,6 +95,13 @@ def test_a_dump_that_the_disk_has_no_room_for_ends_no_tick(serializer: Any, tmp_
     assert serializer.deserialize() == "newer"
 
 
+def test_a_dump_that_can_neither_be_written_nor_removed_ends_no_tick(serializer: Any, tmp_path: Path) -> None:
+    serializer.serialize("whole", 1)
+    (tmp_path / "dump.1.tmp").mkdir()  # As on a file system that a failure made read-only.
+    assert not serializer.setTransmissionData((NEWER, True, True))
+    assert serializer.deserialize() == "whole"
+
+
 def serializer_of_a_new_node() -> Any:
     node = pysyncobj.SyncObj(None, ["127.0.0.1:1"], pysyncobj.SyncObjConf(autoTick=False))
     node.destroy()

@@ -19,6 +19,7 @@ import gzip
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FunctionType
 from typing import Any, Final, Protocol
@@ -85,7 +86,8 @@ class DurableSerializer(_serializer.Serializer):  # type: ignore[misc]  # PySync
             logger.exception("the dump that came is not written to %s", self.__dict__[_FILE])
             has_come, self.__dict__[_INCOMING] = False, None
         if not has_come and self.__dict__[_INCOMING] is None and self.__dict__[_FILE] is not None:
-            Path(f"{self.__dict__[_FILE]}.1.tmp").unlink(missing_ok=True)
+            with suppress(OSError):
+                Path(f"{self.__dict__[_FILE]}.1.tmp").unlink()
         if has_come:
             self.__dict__[_IS_OVERTAKEN] = self.__dict__[_PID] != 0
             if (journal := self._journal) is not None:
