@@ -198,6 +198,7 @@ class Pipeline:
             try:
                 self._wait(target, timeout)
             except BaseException:
+                self._shielded(lambda: self._desert(target))
                 if self._leader == get_ident():  # An interrupt must not leave the lead with nobody.
                     self._shielded(self._lead)
                 self._shielded(self.schedule)
@@ -247,6 +248,19 @@ class Pipeline:
                 waiter.called = True
                 if waiter in self._line:
                     self._line.remove(waiter)
+            first = self._line.popleft() if self._line else None
+        if first is not None:
+            first.wake()
+
+    def _desert(self, target: Waitable) -> None:
+        """This thread waits for `target` no more, wherever it was interrupted: as `_leave`."""
+        thread = get_ident()
+        with self.lock:
+            for waiter in [*target.waiters, *self._line]:
+                if isinstance(waiter, ThreadWaiter) and waiter.thread == thread:
+                    waiter.called = True
+            for waiter in [one for one in self._line if one.thread == thread]:
+                self._line.remove(waiter)
             first = self._line.popleft() if self._line else None
         if first is not None:
             first.wake()

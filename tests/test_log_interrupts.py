@@ -98,3 +98,26 @@ def test_a_read_that_an_interrupt_cut_short_does_not_keep_the_log_from_closing()
         if not raised:
             assert step > 10
             return
+
+
+@pytest.mark.parametrize("timeout", [None, PATIENCE_S], ids=["may lead", "does not lead"])
+def test_an_interrupt_at_any_step_of_a_wait_leaves_the_lead_to_those_who_still_wait(
+    monkeypatch: pytest.MonkeyPatch, timeout: float | None
+) -> None:
+    """While another thread leads. After the second look whether a wake-up was lost nothing new happens."""
+    monkeypatch.setattr("raftstore.pipeline.LOOK_UP_S", 0.001)
+    asleep = 0
+    for step in count(1):
+        disk = MemoryDisk()
+        with open_log(disk, DiskFirst()) as log, disk.gate.closed():
+            leading = background(lambda log=log: log.append([entry(1)]))  # type: ignore[misc]
+            disk.gate.wait_for_arrival()
+            receipt = log.submit([entry(2)])
+            with interrupt(step, is_core, lambda frame: not _is_with(frame)) as where:
+                receipt.wait(timeout)
+            disk.gate.open()
+            outcome(leading)
+            outcome(background(lambda log=log: log.append([entry(3)])))  # type: ignore[misc]
+        asleep += where[0].startswith("ThreadWaiter.sleep")
+        if asleep == 3:
+            return
