@@ -297,8 +297,8 @@ class AsyncRaftLog:
             await self._run_in_turn(operations.barrier())  # Is there room on the disk again?
         future = self._future()
         waiting = RoomWaiter(operation.size, future)
-        self._pipeline.queue_for_room(waiting)
         try:
+            self._pipeline.queue_for_room(waiting)
             async with asyncio.timeout(self._pipeline.backpressure_timeout_s):
                 await future
             return self._pipeline.admit_granted(operation, waiting)

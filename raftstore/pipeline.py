@@ -88,12 +88,12 @@ class Pipeline:
         if self.ledger.is_full:
             self.run(barrier())  # Is there room on the disk again?
         waiting = RoomWaiter(operation.size, ThreadWaiter())
-        self.queue_for_room(waiting)
         try:
+            self.queue_for_room(waiting)
             self._sleep_for_room(waiting)
             return self.admit_granted(operation, waiting)
         finally:
-            self.leave_room(waiting)
+            self._shielded(lambda: self.leave_room(waiting))
 
     def try_admit(self, operation: Operation[T]) -> tuple[Write | None, T] | None:
         """As `admit`, but None if there is no room."""

@@ -121,3 +121,24 @@ def test_an_interrupt_at_any_step_of_a_wait_leaves_the_lead_to_those_who_still_w
         asleep += where[0].startswith("ThreadWaiter.sleep")
         if asleep == 3:
             return
+
+
+def test_an_interrupt_at_any_step_of_a_wait_for_room_leaves_all_the_room_to_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("raftstore.pipeline.LOOK_UP_S", 0.001)
+    asleep = 0
+    for step in count(1):
+        disk = MemoryDisk()
+        with open_log(disk, DiskFirst(), pending_bytes_max=600) as log, disk.gate.closed():
+            leading = background(lambda log=log: log.append(span(1, 4)))  # type: ignore[misc]
+            disk.gate.wait_for_arrival()
+            with interrupt(step, is_core, lambda frame: not _is_with(frame)) as where:
+                log.append(span(4, 7))
+            disk.gate.open()
+            outcome(leading)
+            assert not log._session.pipeline.ledger.room.is_queued
+            outcome(background(lambda log=log: log.append(span(4, 7))))  # type: ignore[misc]
+        asleep += where[0].startswith("ThreadWaiter.sleep")
+        if asleep == 3:
+            return
