@@ -113,8 +113,8 @@ class Flusher:
         if ledger.has_stale_commit and not ledger.is_full:
             if time.monotonic() - ledger.commit_raised_at < COMMIT_DELAY_S:
                 self.wish(COMMIT_DELAY_S / 2)
-            else:
-                self._pipeline.lead(self._flush)
+            elif not self._pipeline.lead(self._flush):
+                self.wish(IDLE_S)  # Whoever has the lead may have nothing to flush.
 
     def _flush(self) -> None:
         self._pipeline.flush()
@@ -125,6 +125,7 @@ class Flusher:
         if number == self._maintained and not self._reclaimable:
             return
         if not self._pipeline.lead(self._pipeline.backend.maintain):
+            self.wish(IDLE_S)
             return
         left = self._pipeline.backend.stats().bytes_reclaimable
         frees = number != self._maintained or left < self._reclaimable

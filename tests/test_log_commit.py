@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+
 import pytest
 from log_tools import NEVER, both, in_the_end
 
@@ -47,6 +50,41 @@ def test_the_flusher_persists_the_commit_index_by_itself(disk: MemoryDisk, strat
         log.append(span(1, 6))
         log.commit_to(4)
         eventually(lambda: persisted(disk) == 4, "the flusher persists it")
+
+
+@both
+def test_the_flusher_persists_the_commit_index_also_after_somebody_had_the_lead_for_nothing(
+    disk: MemoryDisk, strategy: Strategy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_log(disk, strategy) as log:
+        log.append(span(1, 6))
+        log.flush()
+        way, tried = log._session.pipeline, threading.Event()
+        lead = way.lead
+
+        def try_to_lead(upkeep: Callable[[], None] | None = None) -> bool:
+            leads = lead(upkeep)
+            if getattr(upkeep, "__name__", "") == "_flush":
+                tried.set()
+            return leads
+
+        monkeypatch.setattr(way, "lead", try_to_lead)
+        eventually(lambda: take_lead(way), "nobody leads")
+        log.commit_to(4)
+        assert tried.wait(PATIENCE_S)
+        assert persisted(disk) == 0
+        with way.lock:
+            way._leader = pipeline.NOBODY
+        eventually(lambda: persisted(disk) == 4, "the flusher tries again")
+
+
+def take_lead(way: pipeline.Pipeline) -> bool:
+    """As if a thread that does not run now had been given the lead."""
+    with way.lock:
+        if way._leader != pipeline.NOBODY:
+            return False
+        way._leader = -1
+    return True
 
 
 @both
