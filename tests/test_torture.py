@@ -33,6 +33,7 @@ from raftstore.testing.tools import eventually, in_threads
 from raftstore.testing.torture import powerloss
 from raftstore.testing.torture.ledger import Chapter, Ledger, LedgerError, read_ledger
 from raftstore.testing.torture.powerloss import DIRECTORY
+from raftstore.testing.torture.report import Report, sentence_of
 from raftstore.testing.torture.rounds import Settings
 from raftstore.testing.torture.syncs import Syncs, measure_syncs, warnings_of
 
@@ -122,6 +123,27 @@ def test_an_early_acknowledgement_is_a_loss_and_the_exit_status_says_so(disk: Pa
     assert "LOST" in done.stdout
     assert "broke a promise" in done.stdout
     assert not list(disk.iterdir())
+
+
+@pytest.mark.parametrize(("acknowledged", "words"), [(0, "nothing is shown"), (9, "Nothing was lost in 5")])
+def test_crashes_before_anything_was_acknowledged_show_nothing(acknowledged: int, words: str) -> None:
+    report = Report(
+        path="/there",
+        store="segmented:///there",
+        seed=1,
+        seconds=1.0,
+        machine=machine("ext4 rw"),
+        syncs=SLOW,
+        warnings=(),
+        stores=4,
+        kills=5,
+        power_cuts=0,
+        acknowledged=acknowledged,
+        verdicts={"OK": 5},
+        failures=(),
+    )
+    assert report.is_good == (acknowledged > 0)
+    assert words in sentence_of(report)
 
 
 def test_the_configuration_of_a_node_is_what_is_tortured(disk: Path, tmp_path: Path) -> None:

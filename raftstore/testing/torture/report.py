@@ -13,7 +13,7 @@ from raftstore.testing.torture.syncs import Syncs
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole run. It is good if nothing acknowledged was lost, and every store opened."""
+    """A whole run. It is good if things were acknowledged, none of them was lost, and every store opened."""
 
     path: str
     store: str
@@ -35,7 +35,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_good(self) -> bool:
-        return not self.failures
+        return not self.failures and self.acknowledged > 0
 
 
 def verdicts_of(tally: Tally) -> dict[str, int]:
@@ -74,6 +74,8 @@ def lines_of(report: Report) -> list[str]:
 def sentence_of(report: Report) -> str:
     """The result, in one sentence."""
     crashes = report.kills + report.power_cuts
+    if not report.failures and not report.acknowledged:
+        return "Nothing was acknowledged before a crash, so nothing is shown: give it more time."
     if not report.is_good:
         return f"This disk, or this configuration on it, broke a promise {len(report.failures)} times."
     if report.warnings:

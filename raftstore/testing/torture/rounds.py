@@ -23,6 +23,7 @@ from raftstore.testing.crash.oracle import History, Promise
 from raftstore.testing.crash.plan import SMALL_OPTIONS, Plan
 from raftstore.testing.crash.repeated import CrashedStore
 from raftstore.testing.crash.tally import Tally
+from raftstore.testing.torture.report import acknowledged_of
 
 DISK_BYTES: Final = 1 << 30
 """Of a file system whose power is cut: sparse, in a file."""
@@ -30,6 +31,8 @@ STEPS: Final = (60, 150, 400)
 KILLS_A_STORE: Final = 4
 STORES_MIN: Final = 4
 """One of each kind, however short the time."""
+STORES_WITHOUT: Final = 40
+"""So many, until one has acknowledged something before a crash: a busy machine has little time for that."""
 PLANS_MAX: Final = 1_000_000
 FIRST_S: Final = 0.5
 """How long a workload is thought to take, until that is known."""
@@ -62,7 +65,7 @@ def torture(settings: Settings, tell: Tell) -> Tally:
         kinds = mountable() if settings.power_cuts else []
         disks = [stack.enter_context(PowerDisk(kind, bench.lab.scratch, DISK_BYTES)) for kind in kinds]
         number = 0
-        while not bench.tally.failures and (number < STORES_MIN or not bench.is_over):
+        while not bench.tally.failures and _goes_on(bench, number):
             plan, random = plan_of(settings, number), Random(f"torture {settings.seed}/{number}")
             if disks and number % 2:
                 cut_repeatedly(bench, random, disks[number // 2 % len(disks)], plan)
@@ -72,6 +75,11 @@ def torture(settings: Settings, tell: Tell) -> Tally:
             bench.tally.did("stores")
             tell(bench.tally)
         return bench.tally
+
+
+def _goes_on(bench: Bench, number: int) -> bool:
+    wanted = STORES_MIN if acknowledged_of(bench.tally) else STORES_WITHOUT
+    return number < wanted or not bench.is_over
 
 
 def plan_of(settings: Settings, number: int) -> Plan:
