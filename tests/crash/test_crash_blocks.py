@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from random import Random
 
@@ -139,6 +140,35 @@ def test_what_could_not_be_removed_stays_locked_for_the_next_run(
 @pytest.mark.skipif(os.geteuid() != 0, reason="root can mount, but not in this process")
 def test_nothing_is_mounted_by_a_process_whose_mounts_others_see(plain_bench: Bench) -> None:
     assert "mounts of its own" in (kernel.needs(plain_bench) or "")
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_an_interrupt_of_the_look_whether_one_can_mount_leaves_no_file(
+    monkeypatch: pytest.MonkeyPatch, private_tmp: Path, at: int
+) -> None:
+    """While the image is written, and while it is removed."""
+    unlink, comes = os.unlink, [at]
+
+    def interrupt(when: int) -> None:
+        if comes == [when]:
+            comes.clear()
+            raise SystemExit
+
+    def make(_kind: str, image: Path) -> None:
+        image.write_bytes(b"x")
+        interrupt(1)
+
+    def remove(name: str, *, dir_fd: int | None = None) -> None:
+        interrupt(2)
+        unlink(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(block_mount, "_check_private", lambda: None)
+    monkeypatch.setattr(block_mount, "make", make)
+    monkeypatch.setattr(block_mount, "mounted", lambda *_: nullcontext())
+    monkeypatch.setattr(os, "unlink", remove)
+    with pytest.raises(SystemExit):
+        block_mount.lacking.__wrapped__("ext4")
+    assert not list(private_tmp.iterdir())
 
 
 def test_without_root_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from secrets import token_hex
+from tempfile import gettempdir
 from typing import Final, Literal
 
 FileSystem = Literal["ext4", "xfs"]
@@ -123,13 +124,27 @@ def mounted(kind: FileSystem, image: Path, place: Path) -> Generator[Path]:
         unmount(place)
 
 
+@contextmanager
+def _scratch() -> Generator[Path]:
+    """A new directory, gone after the block, though an interrupt may come at any time, once."""
+    path = Path(gettempdir(), f"raftstore-mount-{token_hex(8)}")
+    try:
+        try:
+            path.mkdir(mode=0o700)
+            yield path
+        finally:
+            shutil.rmtree(path)
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 @cache
 def lacking(kind: FileSystem) -> str | None:
     """Why file systems of that kind cannot be mounted by this process, found by trying, or None."""
     try:
         _check_private()
-        with TemporaryDirectory(prefix="raftstore-mount-") as scratch:
-            image, place = Path(scratch, "image"), Path(scratch, "place")
+        with _scratch() as scratch:
+            image, place = scratch / "image", scratch / "place"
             place.mkdir()
             make(kind, image)
             with mounted(kind, image, place):
