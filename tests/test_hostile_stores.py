@@ -157,6 +157,8 @@ def test_a_pipe_or_a_directory_in_place_of_a_file_is_told_at_once(
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o777])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_only_the_owner_may_read_whatever_the_umask(backend: str, umask: int, tmp_path: Path) -> None:
+    if umask == 0o777 and os.geteuid():
+        pytest.skip("only root opens what was made with that umask")
     store, copy = tmp_path / "a" / "store", tmp_path / "copy"
     steps = generate(Random(5), 60, "plain").steps[1:]
     old = os.umask(umask)

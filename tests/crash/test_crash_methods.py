@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -233,6 +234,15 @@ def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CannotRecordError, match="no C compiler"):
         build_shim(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a b", "a:b"])
+def test_in_a_directory_from_which_nothing_can_be_preloaded_it_says_so(tmp_path: Path, name: str) -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("needs a C compiler (cc)")
+    (tmp_path / name).mkdir()
+    with pytest.raises(CannotRecordError, match="set TMPDIR"):
+        build_shim(tmp_path / name)
 
 
 @segmented

@@ -60,6 +60,8 @@ def build_shim(directory: Path) -> Path:
     if compiler is None:
         raise CannotRecordError("there is no C compiler (cc, gcc, clang)")
     library = directory / "shim.so"
+    if set(str(library)) & set(" :"):  # they separate the names in LD_PRELOAD
+        raise CannotRecordError(f"from {directory} nothing can be preloaded: set TMPDIR without ' ' and ':'")
     command = [compiler, "-std=gnu11", "-O2", "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl"]
     done = subprocess.run([*command, "-lpthread"], capture_output=True, text=True, check=False)
     if done.returncode:
