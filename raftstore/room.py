@@ -45,14 +45,17 @@ class Room:
         return pending == 0 or pending + size <= self.pending_bytes_max
 
     def grant(self, pending: int, memory: int) -> list[Waiter]:
-        """Grant room to the head of the queue, as far as it goes; those to be woken."""
+        """Grant room to the head of the queue, as far as it goes; those to be woken.
+
+        Cut short by an interrupt, it may leave one at the head that has its room.
+        """
         woken: list[Waiter] = []
         while self.queue:
             head = self.queue[0]
-            if not self._fits(head.size, pending + self._granted, memory + self._granted):
-                break
-            head.granted = True
-            self._granted += head.size
+            if not head.granted:
+                if not self._fits(head.size, pending + self._granted, memory + self._granted):
+                    break
+                head.granted, self._granted = True, self._granted + head.size
             woken.append(head.waiter)
             self.queue.popleft()
         return woken
@@ -60,7 +63,6 @@ class Room:
     def give_back(self, waiting: RoomWaiter) -> None:
         """The caller is accepted, or has given up."""
         if waiting.granted:
-            waiting.granted = False
-            self._granted -= waiting.size
-        elif waiting in self.queue:
+            waiting.granted, self._granted = False, self._granted - waiting.size
+        if waiting in self.queue:
             self.queue.remove(waiting)

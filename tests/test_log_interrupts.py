@@ -20,10 +20,12 @@ from raftstore.errors import TruncatedError
 from raftstore.log import RaftLog
 from raftstore.policy import Batch
 from raftstore.receipt import Receipt
+from raftstore.room import Room, RoomWaiter
 from raftstore.strategy import DiskFirst, Strategy
 from raftstore.testing.memory import MemoryDisk
 from raftstore.testing.open_log import open_log
 from raftstore.testing.tools import PATIENCE_S, background, entry, outcome, run, span
+from raftstore.waiting import ThreadWaiter
 
 CORE = Path(raftstore.__file__).parent
 
@@ -141,4 +143,27 @@ def test_an_interrupt_at_any_step_of_a_wait_for_room_leaves_all_the_room_to_othe
             outcome(background(lambda log=log: log.append(span(4, 7))))  # type: ignore[misc]
         asleep += where[0].startswith("ThreadWaiter.sleep")
         if asleep == 3:
+            return
+
+
+@pytest.mark.parametrize("gives_up", [False, True])
+def test_room_granted_when_an_interrupt_came_is_granted_once_and_given_back(gives_up: bool) -> None:
+    """What an interrupt cuts short is repeated, before or after somebody has given up."""
+    for step in count(1):
+        room = Room(100, None)
+        callers = [RoomWaiter(60, ThreadWaiter()), RoomWaiter(40, ThreadWaiter())]
+        room.queue.extend(callers)
+        with interrupt(step, is_core) as where:
+            room.grant(0, 0)
+        if gives_up:
+            room.give_back(callers[0])
+        room.grant(0, 0)
+        assert [one.granted for one in callers] == [not gives_up, True]
+        for one in callers:
+            with interrupt(step, is_core):
+                room.give_back(one)
+            room.give_back(one)
+        assert not room.is_queued
+        assert room.is_free(99, 1, 0)
+        if not where:
             return
