@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from benchmarks.native import compile_program
+from benchmarks.native import UnavailableError, compile_program
 
 DELAY: Final = "RAFTSTORE_SYNC_US"
 SHARE: Final = 4
@@ -19,6 +19,8 @@ SHARE: Final = 4
 
 def compile_shim(directory: Path) -> Path:
     """What delays the syncs of a process that preloads it. Raises `UnavailableError`."""
+    if set(str(directory)) & set(" :"):  # they separate the names in LD_PRELOAD
+        raise UnavailableError(f"from {directory} nothing can be preloaded: set TMPDIR without ' ' and ':'")
     return compile_program("slow_sync.c", directory, ["-shared", "-fPIC", "-ldl"], needs="gcc or clang")
 
 

@@ -145,8 +145,24 @@ def test_the_page_is_what_the_command_writes_from_the_results(tmp_path: Path) ->
     assert (tmp_path / "page.md").read_text() == (ROOT / "docs/PERFORMANCE.md").read_text()
 
 
+@pytest.fixture
+def can_preload(tmp_path: Path) -> None:
+    """By its path, or the test is skipped."""
+    try:
+        module("slow_disk").compile_shim(tmp_path)
+    except module("native").UnavailableError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("name", ["a b", "a:b"])
+def test_where_nothing_can_be_preloaded_no_disk_is_simulated(tmp_path: Path, name: str) -> None:
+    with pytest.raises(module("native").UnavailableError, match="set TMPDIR"):
+        module("slow_disk").compile_shim(tmp_path / name)
+
+
 @NEEDS_CC
 @NEEDS_STRACE
+@pytest.mark.usefixtures("can_preload")
 def test_on_a_simulated_disk_each_sync_of_any_program_takes_the_delay_once(tmp_path: Path) -> None:
     slow_disk = module("slow_disk")
     environment = slow_disk.environment(slow_disk.compile_shim(tmp_path), 123)
@@ -162,6 +178,7 @@ def test_on_a_simulated_disk_each_sync_of_any_program_takes_the_delay_once(tmp_p
 
 @NEEDS_CC
 @pytest.mark.backend("segmented")
+@pytest.mark.usefixtures("can_preload")
 def test_a_run_on_a_simulated_disk_keeps_its_results_apart_and_only_those_of_appends(tmp_path: Path) -> None:
     home, kept = tmp_path / "disk", tmp_path / "r.json"
     home.mkdir()

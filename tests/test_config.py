@@ -313,7 +313,7 @@ def test_the_persistence_section_of_d_engine_loads_unchanged(
     with caplog.at_level(logging.WARNING):
         config = load_text(toml, D_ENGINE, RAFTSTORE_PATH="/d")
     assert config == StoreConfig(path=Path("/d"), strategy=MemFirst(), flush_policy=Batch(1000, 10))
-    ignored = [record.getMessage().split()[1] for record in caplog.records]
+    ignored = [record.getMessage().split(": ")[1].split()[0] for record in caplog.records]
     assert ignored == [
         f"raft.persistence.{name}" for name in ("max_buffered_entries", "flush_workers", "channel_capacity")
     ]
