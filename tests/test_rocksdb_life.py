@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -153,3 +154,18 @@ def test_closing_leaves_no_file_open_and_no_lock_held(path: Path) -> None:
     assert caught.value.args == (100,)
     assert set(Path("/proc/self/fd").iterdir()) <= before
     opened(path).close()
+
+
+def test_an_error_of_the_disk_is_not_its_own_cause(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who follows the causes of an error must come to an end."""
+    broken = OSError(errno.EIO, "broken")
+
+    def fail(_engine: Engine, _rows: object) -> bool:
+        raise broken
+
+    with closing(opened(path)) as backend:
+        monkeypatch.setattr(Engine, "apply", fail)
+        with pytest.raises(OSError, match="broken") as caught:
+            backend.write(append(1, 1))
+        assert caught.value is broken
+        assert caught.value.__cause__ is None

@@ -92,7 +92,8 @@ class RocksdbBackend:
             self._shape = after if taken else self._shape
         except Exception as error:
             self._failed = error
-            raise _unknown(error) from error
+            _check_known(error)
+            raise
         finally:
             self._dropping = False
         if not taken:
@@ -248,7 +249,8 @@ class RocksdbBackend:
                 self._failed = error
                 with suppress(Exception):
                     self._engine = Engine.read_only(self._path / DB)  # reads of what was durable go on
-                raise _unknown(error) from error
+                _check_known(error)
+                raise
             return read_state(self._engine).shape.number
 
     def _mark_clean(self) -> None:
@@ -258,8 +260,7 @@ class RocksdbBackend:
             forget_wal(self._path)
 
 
-def _unknown(error: Exception) -> Exception:
-    """`error` as it may leave `write` when the outcome is not known: never as a full disk."""
+def _check_known(error: Exception) -> None:
+    """`error` leaves `write` when the outcome is unknown: raise what it means if it tells of a full disk."""
     if isinstance(error, OSError) and error.errno in FULL:
-        return OSError(errno.EIO, f"the outcome is unknown: {error}")
-    return error
+        raise OSError(errno.EIO, f"the outcome is unknown: {error}") from error

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 import msgspec
 import pytest
 
+from raftstore.testing.crash.driver import had_no_room
 from raftstore.testing.crash.events import Event, Kind
 from raftstore.testing.crash.explained import explained
 from raftstore.testing.crash.oracle import History, Observation, Promise, Verdict
@@ -194,3 +196,12 @@ def test_only_a_refusal_is_ever_explained() -> None:
     torn = "Corruption: checksum mismatch  The file db/MANIFEST-000033 may be corrupted."
     assert explained("rocksdb", "ext4", Verdict.REFUSED, torn) is not None
     assert explained("rocksdb", "ext4", Verdict.LOST, torn) is None
+
+
+@pytest.mark.parametrize(("number", "had_none"), [(errno.ENOSPC, True), (errno.EIO, False)])
+def test_a_full_disk_is_looked_for_among_the_causes_of_an_error_even_in_a_circle(
+    number: int, had_none: bool
+) -> None:
+    first, second = OSError(number, "the disk"), RuntimeError("the store")
+    first.__cause__, second.__cause__ = second, first
+    assert had_no_room(second) is had_none

@@ -248,7 +248,7 @@ class _Driver:
     def _fail(self, number: int, error: Exception) -> NoReturn:
         """The log must be latched: nothing is acknowledged any more."""
         self._stopped.set()
-        self._tell(Kind.FAILED, number, int(_had_no_room(error)))
+        self._tell(Kind.FAILED, number, int(had_no_room(error)))
         self._explain(f"step {number}: {error!r}\n")
         log, late = self._log, HardState(10**6, "late")
         calls: list[Callable[[], object]] = [lambda: log.save_hard_state(late), self._append_late, log.flush]
@@ -263,10 +263,12 @@ class _Driver:
         self._log.append([Entry(10**6, index, b"acknowledged after a failure")])
 
 
-def _had_no_room(error: BaseException | None) -> bool:
-    """Whether a full disk is among its causes."""
-    while error is not None:
+def had_no_room(error: BaseException | None) -> bool:
+    """Whether a full disk is among its causes. An error that was raised again may be one of its own."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             return True
+        seen.append(error)
         error = error.__cause__ or error.__context__
     return False
