@@ -29,9 +29,12 @@ def propose(log: RaftLog) -> range:
 def asleep_in_turn(log: RaftLog, disk: MemoryDisk, *calls: Callable[[], object]) -> list[Future[object]]:
     """While the first proposal is being written, `calls` go to sleep in turn, each in its thread."""
     idents: list[int] = []
-    running: list[Future[object]] = [
-        background(lambda: (idents.append(threading.get_ident()), propose(log))[1])
-    ]
+
+    def first() -> range:
+        idents.append(threading.get_ident())
+        return propose(log)
+
+    running: list[Future[object]] = [background(first)]
     disk.gate.wait_for_arrival()
     for count, call in enumerate(calls, 1):
         running.append(background(call))
