@@ -248,9 +248,9 @@ class AsyncRaftLog:
     async def commit_to(self, index: int) -> None:
         self._session.check_process()
         self._gatherer.accept()
-        self._pipeline.commit_to(index)
+        is_durable = self._pipeline.commit_to(index)
         strategy = self.config.strategy
-        if isinstance(strategy, MemFirst) and strategy.sync_on_commit and index > self.durable_index:
+        if isinstance(strategy, MemFirst) and strategy.sync_on_commit and not is_durable:
             await self.flush()
 
     async def close(self) -> None:

@@ -217,7 +217,7 @@ class Ledger:
         """Registers a wait for the entry that is now at `index`; None if it is durable."""
         if index > self.accepted.shape.last.index:
             raise GapError(f"there is no entry {index}: the last is {self.accepted.shape.last.index}")
-        if index <= self._end_of_durable():
+        if index <= self.end_of_durable():
             return None
         self.check_writable()
         return self.wait_for_range(index, index)
@@ -390,7 +390,7 @@ class Ledger:
 
     def _answer_index_waiters(self, cuts: list[Write], woken: list[Waiter]) -> None:
         """Add to `woken` those whose entries are durable, or will never be. Repeating it loses nobody."""
-        end = self._end_of_durable()
+        end = self.end_of_durable()
         for waiting in self._index_waiters:
             taken_back = _taken_back(waiting.last, waiting.number, cuts)
             if taken_back is not None and waiting.error is None:
@@ -401,9 +401,9 @@ class Ledger:
         self._index_waiters = [waiting for waiting in self._index_waiters if not waiting.done]
 
     def _watermark(self) -> int:
-        return max(self._end_of_durable(), self.view.shape.anchor.index)
+        return max(self.end_of_durable(), self.view.shape.anchor.index)
 
-    def _end_of_durable(self) -> int:
+    def end_of_durable(self) -> int:
         """Up to here what is accepted is durable. A reset under way lowers it, below the anchor, too."""
         index = self.durable.shape.last.index
         if self.accepted.cuts_total != self.durable.cuts_total:

@@ -366,9 +366,9 @@ class RaftLog:
         `MemFirst(sync_on_commit=True)` it flushes and returns when `index` is durable.
         """
         self._session.check_process()
-        self._pipeline.commit_to(index)
+        is_durable = self._pipeline.commit_to(index)
         strategy = self.config.strategy
-        if isinstance(strategy, MemFirst) and strategy.sync_on_commit and index > self.durable_index:
+        if isinstance(strategy, MemFirst) and strategy.sync_on_commit and not is_durable:
             self.flush()
 
     def majority_index(

@@ -152,11 +152,16 @@ class Pipeline:
             f"and {ledger.memory_bytes} are held in memory; try again later, purge, or raise the limits"
         )
 
-    def commit_to(self, index: int) -> None:
-        """Raise the commit index. The next write carries it to disk, or the flusher does soon."""
+    def commit_to(self, index: int) -> bool:
+        """Raise the commit index. The next write carries it to disk, or the flusher does soon.
+
+        Returns whether the entry that is now at `index` is durable.
+        """
         with self.lock:
             self.ledger.raise_commit(index)
+            is_durable = index <= self.ledger.end_of_durable()
         self.wish(COMMIT_DELAY_S)
+        return is_durable
 
     def close(self, reason: RaftStoreError) -> None:
         """Make durable what was accepted, the commit index too; accept and write nothing any more.

@@ -135,6 +135,21 @@ def test_sync_on_commit_waits_also_if_the_index_is_committed_already(disk: Memor
         assert log.durable_index == 5
 
 
+def test_sync_on_commit_waits_for_entries_behind_a_reset_to_a_lower_anchor(disk: MemoryDisk) -> None:
+    """Until the reset is durable, readers and the durable index still know the higher anchor."""
+    with open_log(disk, MemFirst(sync_on_commit=True), NEVER) as log:
+        log.reset(LogId(1, 100))
+        with disk.gate.closed():
+            reset = background(lambda: log.reset(LogId(2, 30)))
+            disk.gate.wait_for_arrival()
+            log.submit(span(31, 34, 2))
+            commit = background(lambda: log.commit_to(32))
+            assert_waits(commit)
+        outcome(reset)
+        outcome(commit)
+        assert log.durable_index >= 32
+
+
 def test_a_crash_that_shortens_the_log_cuts_the_commit_index(disk: MemoryDisk) -> None:
     log = open_log(disk, MemFirst())
     log.append(span(1, 4))
