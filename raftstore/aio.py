@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TypeVar
 
 import raftstore.log
-from raftstore import operations
+from raftstore import operations, pipeline
 from raftstore.entry import Entry, HardState, LogId, Splice
 from raftstore.gathering import Gatherer
 from raftstore.ledger import fresh
@@ -300,7 +300,8 @@ class AsyncRaftLog:
         try:
             self._pipeline.queue_for_room(waiting)
             async with asyncio.timeout(self._pipeline.backpressure_timeout_s):
-                await future
+                while not (future.done() or self._pipeline.is_answered(waiting)):
+                    await asyncio.wait((future,), timeout=pipeline.LOOK_UP_S)
             return self._pipeline.admit_granted(operation, waiting)
         except TimeoutError:
             raise self._pipeline.no_room() from None

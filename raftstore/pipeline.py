@@ -135,10 +135,14 @@ class Pipeline:
         timeout = self._backpressure_timeout_s
         deadline = _NEVER if timeout is None else time.monotonic() + timeout
         while not waiting.waiter.sleep(min(deadline - time.monotonic(), LOOK_UP_S)):
-            if waiting.granted or self.ledger.end is not None:
+            if self.is_answered(waiting):
                 return
             if time.monotonic() >= deadline:
                 raise self.no_room()
+
+    def is_answered(self, waiting: RoomWaiter) -> bool:
+        """Whether there is nothing more to wait for: an interrupt in another thread may cost the wake-up."""
+        return waiting.granted or self.ledger.end is not None
 
     @property
     def backpressure_timeout_s(self) -> float | None:

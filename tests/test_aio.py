@@ -15,11 +15,13 @@ import raftstore.aio
 from raftstore.aio import AsyncRaftLog
 from raftstore.entry import NO_ENTRY, HardState, LogId, Splice
 from raftstore.errors import BackpressureError, GapError, StoreClosedError, StoreFailedError, TruncatedError
+from raftstore.ledger import Ledger
 from raftstore.log import RaftLog
 from raftstore.strategy import DiskFirst, MemFirst, Strategy
 from raftstore.testing.memory import MemoryDisk
 from raftstore.testing.open_log import close_broken, open_log
 from raftstore.testing.tools import PATIENCE_S, entry, eventually, run, span
+from raftstore.waiting import Waiter
 
 Opener = Callable[[MemoryDisk, Strategy], RaftLog]
 Body = Callable[[AsyncRaftLog], Coroutine[Any, Any, None]]
@@ -239,6 +241,31 @@ def test_cancelling_those_who_wait_for_room_lets_the_others_in(disk: MemoryDisk)
         assert [e.data[:1] for e in await log.entries(1)] == [b"x", b"z"]
 
     run_with(disk, MemFirst(), body, little_room)
+
+
+def test_a_task_whose_wake_up_was_lost_finds_its_room(
+    disk: MemoryDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupt in the thread that granted the room may lose it."""
+    monkeypatch.setattr("raftstore.pipeline.LOOK_UP_S", 0.01)
+    finish, lost = Ledger.finish, list[Waiter]()
+
+    def finish_without_waking(ledger: Ledger) -> list[Waiter]:
+        lost.extend(finish(ledger))
+        return []
+
+    async def body(log: AsyncRaftLog) -> None:
+        with disk.gate.closed():
+            first = asyncio.create_task(log.append([entry(1, data=b"x" * 900)]))
+            await arrived(disk)
+            second = asyncio.create_task(log.append([entry(2, data=b"x" * 900)]))
+            while not log.log._session.pipeline.ledger.room.queue:
+                await asyncio.sleep(0)
+            monkeypatch.setattr(Ledger, "finish", finish_without_waking)
+        await asyncio.gather(first, second)
+        assert lost
+
+    run_with(disk, DiskFirst(), body, little_room)
 
 
 def test_backpressure_reaches_the_task(disk: MemoryDisk) -> None:
