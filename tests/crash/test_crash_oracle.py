@@ -205,3 +205,34 @@ def test_a_full_disk_is_looked_for_among_the_causes_of_an_error_even_in_a_circle
     first, second = OSError(number, "the disk"), RuntimeError("the store")
     first.__cause__, second.__cause__ = second, first
     assert had_no_room(second) is had_none
+
+
+HELD_BACK = Plan(backend="segmented", seed=2027, steps=18, strategy="MemFirst", policy="Batch", mix="plain")
+"""Step 10 appends, and step 11 purges what was there before."""
+
+
+@pytest.mark.parametrize(("error", "expected"), [(errno.ENOSPC, Verdict.OK), (errno.EIO, Verdict.MIXED)])
+def test_a_purge_overtakes_an_append_only_if_the_disk_was_full(error: int, expected: Verdict) -> None:
+    """Though no call was refused: the append was acknowledged from memory, and was to be tried again."""
+    workload = HELD_BACK.workload()
+    assert [workload.steps[n].call for n in (10, 11)] == ["append", "purge"]
+    model = LogModel.of(workload.steps[9].state, workload.steps[9].commit)
+    model.purge(*workload.steps[11].arguments)
+    events = [
+        Event(Kind.RETURNED, 10),
+        Event(Kind.FIRED, 1, error),
+        Event(Kind.STARTED, 11),
+        Event(Kind.RETURNED, 11),
+    ]
+    history = fed(HELD_BACK, *step_events(10), *events)
+    assert verdict(history, Observation(digest=digest(model.state()), commit=8, summary="x")) is expected
+
+
+def test_of_a_refused_step_only_what_it_said_of_entries_that_are_there_may_be_committed() -> None:
+    plan = msgspec.structs.replace(HELD_BACK, strategy="DiskFirst", policy="Immediate")
+    step = plan.workload().steps[9]
+    assert (step.call, step.wrote, step.commit) == ("save", range(4, 9), 8)
+    told = [Event(Kind.STARTED, 9), Event(Kind.REFUSED, 9)]
+    assert verdict(fed(plan, *step_events(8), *told), seen_after(plan, 8, commit=3)) is Verdict.OK
+    assert verdict(fed(plan, *step_events(8), *told), seen_after(plan, 8, commit=4)) is Verdict.MIXED
+    assert verdict(fed(plan, *step_events(8)), seen_after(plan, 8, commit=3)) is Verdict.MIXED

@@ -41,7 +41,8 @@ class Kind(IntEnum):
     BROKEN = 10
     """An error that no promise allows; its traceback is in the file beside this one."""
     FIRED = 11
-    """Told by the shim: the fault that was ordered has happened. The step is the kind of call."""
+    """Told by what fails calls: the fault that was ordered has happened. The step is the kind of call, the
+    value the error, 0 if there is none."""
 
 
 class Event(msgspec.Struct, frozen=True):

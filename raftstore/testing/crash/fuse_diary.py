@@ -88,7 +88,7 @@ class Diary:
         if self._count < fault.nth or (self._count > fault.nth and not fault.sticky):
             return None
         if self._count == fault.nth:
-            self._tell_fired(kind)
+            self._tell_fired(kind, 0 if fault.damage == "short" else fault.error)
         kept = KEPT if fault.damage == "fail" else 0
         self.note(_OPS[kind], inode=inode, flags=kept, error=fault.error)
         if fault.damage in ("fail", "drop"):
@@ -102,17 +102,17 @@ class Diary:
             yield
         except OSError as error:
             if not self._count:
-                self._tell_fired(kind)
+                self._tell_fired(kind, errno.ENOSPC)
             self._count += 1
             self.note(_OPS[kind], error=error.errno or errno.ENOSPC)
             raise
 
-    def _tell_fired(self, kind: int) -> None:
+    def _tell_fired(self, kind: int, error: int) -> None:
         """As an event, so that it stands where it happened."""
         self._take_events()
         with suppress(FileNotFoundError):
             fd = os.open(self._order.events, os.O_WRONLY | os.O_APPEND)
-            os.write(fd, encode(Kind.FIRED, kind))
+            os.write(fd, encode(Kind.FIRED, kind, error))
             os.close(fd)
 
     def note(self, op: Op, path: str = "", *, new_path: str = "", **parts: Any) -> None:

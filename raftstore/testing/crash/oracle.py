@@ -6,6 +6,7 @@ durable is among them, and none that had not started.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from enum import StrEnum
@@ -97,6 +98,8 @@ class History:
         """The newest durable step of those that may overtake entries on a full disk."""
         self._refused_from = len(self._steps)
         """The first step that was refused: what is built on it, is gone with it."""
+        self._refused_commit = 0
+        """What a refused step said of the commit index, as far as it means entries that were there before."""
         self._was_full = False
         self.promise = Promise()
         self.told: set[Kind] = set()
@@ -130,12 +133,18 @@ class History:
             case Kind.FAILED if event.value and (self._mem_first or self._pipelined):
                 self.told.add(event.kind)
                 self._refused(len(self._steps))
+            case Kind.FIRED if event.value == errno.ENOSPC and (self._mem_first or self._pipelined):
+                self.told.add(event.kind)
+                self._was_full = True
             case _:
                 self.told.add(event.kind)
 
     def _refused(self, number: int) -> None:
         """Nothing of the step may be there, unless it is tried again and returns."""
         old = self.promise
+        for step in self._steps[number : number + 1]:
+            commit = min(step.commit, step.wrote.start - 1) if step.wrote else step.commit
+            self._refused_commit = max(self._refused_commit, commit)
         if not self._mem_first and not self._pipelined:
             self.promise = msgspec.structs.replace(old, started=number - 1)
             return
@@ -261,7 +270,7 @@ class History:
         last = self._steps[number].state.last.index
         carried = [step.commit for step in self._steps[min(until.commit, number) : number + 1]]
         later = [step.commit for step in self._steps[number : max(since.started, number) + 1]]
-        return min(*carried, last, last) <= found.commit <= min(max(later), last)
+        return min(*carried, last, last) <= found.commit <= min(max(*later, self._refused_commit), last)
 
     def _wrong_state(self, found: Observation, since: Promise, until: Promise) -> tuple[Verdict, str]:
         older = [n for n in range(until.durable) if self._steps[n].digest == found.digest]

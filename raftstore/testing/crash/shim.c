@@ -80,8 +80,9 @@ static int faulty(uint32_t kind, size_t *size) {
     clock_gettime(CLOCK_MONOTONIC, &now);
     uint64_t now_ns = now.tv_sec * 1000000000ull + now.tv_nsec;
     unsigned char event[24] = {FIRED};
+    uint64_t error = fault.action == ACT_FAIL ? fault.error : 0;
     memcpy(event + 4, &kind, 4);
-    memcpy(event + 8, &number, 8);
+    memcpy(event + 8, &error, 8);
     memcpy(event + 16, &now_ns, 8);
     if (number == fault.nth) raw_write(event_fd, event, sizeof event);
     if (fault.action == ACT_KILL) kill(owner, SIGKILL), pause();
