@@ -101,7 +101,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next_and_what_a_living_one_has
 def test_a_soak_that_is_stopped_leaves_no_namespace_and_no_node(network: Network) -> None:
     command = [sys.executable, "-m", "raftstore.testing.cluster", "--library", "asyncio", "--partitions"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
-        eventually(lambda: len(nodes_of(run.pid)) == 3, "three nodes run")
+        eventually(lambda: sum(map(has_store, nodes_of(run.pid))) == 3, "three nodes run")
         nodes = nodes_of(run.pid)
         assert namespaces_of(run.pid)
         run.send_signal(signal.SIGTERM)
@@ -119,6 +119,15 @@ def nodes_of(pid: int) -> list[int]:
     """The node processes of that run."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [int(child) for child in children if b"demo.node" in _command_line(child)]
+
+
+def has_store(pid: int) -> bool:
+    """Whether the node has opened its store: long after the one who started it went on."""
+    try:
+        files = [str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()]
+    except OSError:
+        return False
+    return any(file.endswith("/LOCK") for file in files)
 
 
 def _command_line(pid: str) -> bytes:
