@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,6 +87,34 @@ def test_without_a_majority_or_an_answer_the_outcome_is_not_ok(cluster: Cluster)
     assert one.call("get", "x", timeout_s=0.5).outcome != "ok"
     cluster.kill(one)
     assert [answer.outcome for answer in answers] in (["unknown"], ["failed"])
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_an_interrupt_while_a_node_is_being_started_leaves_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A process that nobody had noted yet was not ended, and went on after its directory was removed."""
+    started: list[int] = []
+
+    class Interrupted(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            started.append(self.pid)
+            if len(started) == number:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    cluster = Cluster(tmp_path, 3, lambda path: f"segmented://{path}", library="asyncio")
+    with pytest.raises(KeyboardInterrupt), cluster:
+        cluster.start()
+    assert len(started) >= number
+    assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+
+
+def test_a_node_that_cannot_be_started_says_why(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, 1, lambda path: f"segmented://{path}", prefix=lambda name: ["/no/such"])
+    with pytest.raises(FileNotFoundError, match="/no/such"), cluster:
+        cluster.start()
 
 
 def test_a_disk_that_cannot_be_given_back_does_not_keep_the_others(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import IO, Final, Literal
 
@@ -51,7 +52,10 @@ class NodeProcess:
         self._past_fsyncs = self._past_entries = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
+        self._is_wanted = False
         self._waiting: dict[int, OnAnswer] = {}
+        # one decides at a time whether there is to be a process; a sender may hold the other for long
+        self._starting = threading.Lock()
         # guards stdin and _waiting
         self._lock = threading.Lock()
 
@@ -75,24 +79,47 @@ class NodeProcess:
         return self._past_entries + self.status.entries_synced
 
     def start(self) -> None:
-        """Start the process; `opened` and `status` follow when it reports."""
+        """Start the process; `opened` and `status` follow when it reports.
+
+        A signal that interrupts this call leaves no process behind that `kill` does not end.
+        """
         self.opened, self.status, self.starts = None, _BEFORE_START, self.starts + 1
+        started = Future[None]()
+        self._reader = threading.Thread(target=self._live, args=(started,), daemon=True)
+        self._is_wanted = True
+        self._reader.start()
+        started.result()
+
+    def _live(self, started: Future[None]) -> None:
+        """Start the process and read from it: in a thread, for signals raise in the main thread only."""
+        with self._starting:
+            if not self._is_wanted or threading.current_thread() is not self._reader:
+                return
+            try:
+                process = self._process = self._launch()
+            except Exception as error:  # noqa: BLE001  (whoever started it is told)
+                started.set_exception(error)
+                return
+        started.set_result(None)
+        assert process.stdout is not None
+        self._read(process.stdout)
+
+    def _launch(self) -> subprocess.Popen[bytes]:
         spec = msgspec.json.encode(self.spec).decode()
         command = [*self._prefix, sys.executable, "-m", "raftstore.demo.node", spec]
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
+            return subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True
             )
-        assert self._process.stdout is not None
-        self._reader = threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True)
-        self._reader.start()
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone and all that it had reported is noted.
 
         What it did not answer is unknown then.
         """
-        process, reader = self._process, self._reader
+        with self._starting:
+            self._is_wanted = False
+            process, reader = self._process, self._reader
         if process is None or reader is None:
             return
         process.kill()
