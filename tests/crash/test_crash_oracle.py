@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from raftstore.testing.crash.driver import had_no_room
-from raftstore.testing.crash.events import Event, Kind
+from raftstore.testing.crash.events import SYNC, WRITE, Event, Kind
 from raftstore.testing.crash.explained import explained
 from raftstore.testing.crash.oracle import History, Observation, Promise, Verdict
 from raftstore.testing.crash.plan import Plan
@@ -220,12 +220,50 @@ def test_a_purge_overtakes_an_append_only_if_the_disk_was_full(error: int, expec
     model.purge(*workload.steps[11].arguments)
     events = [
         Event(Kind.RETURNED, 10),
-        Event(Kind.FIRED, 1, error),
+        Event(Kind.FIRED, WRITE, error),
         Event(Kind.STARTED, 11),
         Event(Kind.RETURNED, 11),
     ]
     history = fed(HELD_BACK, *step_events(10), *events)
     assert verdict(history, Observation(digest=digest(model.state()), commit=8, summary="x")) is expected
+
+
+@pytest.mark.parametrize(
+    ("calls", "expected"),
+    [([SYNC], Verdict.MIXED), ([SYNC, SYNC], Verdict.OK), ([WRITE], Verdict.OK)],
+    ids=["one sync", "two syncs", "a write"],
+)
+@pytest.mark.parametrize("says_full", [0, 1])
+def test_nothing_overtakes_a_sync_that_failed_for_want_of_room_and_failed_the_log(
+    calls: list[int], says_full: int, expected: Verdict
+) -> None:
+    """Of several, the first may have kept entries waiting, and a later one have been that of the purge."""
+    workload = HELD_BACK.workload()
+    model = LogModel.of(workload.steps[9].state, workload.steps[9].commit)
+    model.purge(*workload.steps[11].arguments)
+    events = [
+        Event(Kind.RETURNED, 10),
+        Event(Kind.STARTED, 11),
+        *[Event(Kind.FIRED, call, errno.ENOSPC) for call in calls],
+        Event(Kind.FAILED, 11, says_full),
+        Event(Kind.FIRED, SYNC, errno.ENOSPC),
+    ]
+    history = fed(HELD_BACK, *step_events(10), *events)
+    assert verdict(history, Observation(digest=digest(model.state()), commit=8, summary="x")) is expected
+
+
+def test_a_sync_without_room_that_fails_no_log_may_let_a_purge_overtake_an_append() -> None:
+    workload = HELD_BACK.workload()
+    model = LogModel.of(workload.steps[9].state, workload.steps[9].commit)
+    model.purge(*workload.steps[11].arguments)
+    events = [
+        Event(Kind.RETURNED, 10),
+        Event(Kind.FIRED, SYNC, errno.ENOSPC),
+        Event(Kind.STARTED, 11),
+        Event(Kind.RETURNED, 11),
+    ]
+    history = fed(HELD_BACK, *step_events(10), *events)
+    assert verdict(history, Observation(digest=digest(model.state()), commit=8, summary="x")) is Verdict.OK
 
 
 def test_of_a_refused_step_only_what_it_said_of_entries_that_are_there_may_be_committed() -> None:

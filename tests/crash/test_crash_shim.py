@@ -8,8 +8,7 @@ import pytest
 
 from raftstore.registry import backend_names
 from raftstore.testing.crash.bench import Bench
-from raftstore.testing.crash.events import Kind
-from raftstore.testing.crash.faults import ALLOCATE
+from raftstore.testing.crash.events import ALLOCATE, Kind
 from raftstore.testing.crash.lab import Fault
 from raftstore.testing.crash.oracle import Verdict
 from raftstore.testing.crash.plan import Plan

@@ -16,7 +16,7 @@ import pytest
 
 from raftstore.testing.crash import fuse, fuse_full
 from raftstore.testing.crash.bench import Bench
-from raftstore.testing.crash.faults import ALLOCATE, OPEN, RENAME, SYNC, UNLINK, WRITE
+from raftstore.testing.crash.events import ALLOCATE, OPEN, RENAME, SYNC, UNLINK, WRITE
 from raftstore.testing.crash.fuse_diary import FILLER, FuseFault, Order
 from raftstore.testing.crash.fuse_disk import FaultyDisk
 from raftstore.testing.crash.fuse_fs import FaultFs

@@ -16,6 +16,8 @@ from typing import Final
 import msgspec
 
 RECORD: Final = Struct("<BxxxIQQ")
+WRITE, SYNC, OPEN, RENAME, UNLINK, ALLOCATE, TRUNCATE, MKDIR = (1 << bit for bit in range(8))
+"""The kinds of calls, as what fails them knows them."""
 
 
 class Kind(IntEnum):
@@ -41,8 +43,8 @@ class Kind(IntEnum):
     BROKEN = 10
     """An error that no promise allows; its traceback is in the file beside this one."""
     FIRED = 11
-    """Told by what fails calls: the fault that was ordered has happened. The step is the kind of call, the
-    value the error, 0 if there is none."""
+    """Told by what fails calls: the fault that was ordered has happened; the shim tells of every call that it
+    fails. The step is the kind of call, the value the error, 0 if there is none."""
 
 
 class Event(msgspec.Struct, frozen=True):

@@ -11,16 +11,23 @@ import msgspec
 
 from raftstore.testing.crash.bench import Bench
 from raftstore.testing.crash.disk import Disk
-from raftstore.testing.crash.events import Kind
+from raftstore.testing.crash.events import (
+    ALLOCATE,
+    MKDIR,
+    OPEN,
+    RENAME,
+    SYNC,
+    TRUNCATE,
+    UNLINK,
+    WRITE,
+    Kind,
+)
 from raftstore.testing.crash.lab import Fault
 from raftstore.testing.crash.method import Round
 from raftstore.testing.crash.oracle import Verdict
 from raftstore.testing.crash.plan import Plan
 from raftstore.testing.crash.powercut import Explorer
 from raftstore.testing.crash.tally import add
-
-WRITE, SYNC, OPEN, RENAME, UNLINK, ALLOCATE, TRUNCATE, MKDIR = (1 << bit for bit in range(8))
-"""The kinds of calls, as the shim knows them."""
 
 KINDS: Final = {
     "write EIO": Fault(WRITE, 0, "fail", errno.EIO),

@@ -15,8 +15,7 @@ from typing import Final
 import msgspec
 
 from raftstore.testing.crash.bench import Bench
-from raftstore.testing.crash.events import Kind
-from raftstore.testing.crash.faults import ALLOCATE, MKDIR, OPEN, RENAME, SYNC, TRUNCATE, UNLINK, WRITE
+from raftstore.testing.crash.events import ALLOCATE, MKDIR, OPEN, RENAME, SYNC, TRUNCATE, UNLINK, WRITE, Kind
 from raftstore.testing.crash.fuse_diary import FuseFault
 from raftstore.testing.crash.fuse_disk import FaultyDisk
 from raftstore.testing.crash.fuse_mount import CannotMountError, Mount, check_can_mount

@@ -10,8 +10,18 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from raftstore.testing.crash.events import Kind, encode
-from raftstore.testing.crash.faults import ALLOCATE, MKDIR, OPEN, RENAME, SYNC, TRUNCATE, UNLINK, WRITE
+from raftstore.testing.crash.events import (
+    ALLOCATE,
+    MKDIR,
+    OPEN,
+    RENAME,
+    SYNC,
+    TRUNCATE,
+    UNLINK,
+    WRITE,
+    Kind,
+    encode,
+)
 from raftstore.testing.crash.fuse_tree import problem
 from raftstore.testing.crash.record import Op, Record
 

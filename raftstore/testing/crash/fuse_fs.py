@@ -11,7 +11,7 @@ import os
 import threading
 from typing import Any, Final
 
-from raftstore.testing.crash.faults import ALLOCATE, MKDIR, OPEN, RENAME, SYNC, TRUNCATE, UNLINK, WRITE
+from raftstore.testing.crash.events import ALLOCATE, MKDIR, OPEN, RENAME, SYNC, TRUNCATE, UNLINK, WRITE
 from raftstore.testing.crash.fuse_diary import FILLER, Diary, Order
 from raftstore.testing.crash.fuse_tree import (
     BLOCK,

@@ -9,7 +9,7 @@ from random import Random
 from typing import Final
 
 from raftstore.testing.crash.bench import Bench
-from raftstore.testing.crash.faults import OPEN, WRITE
+from raftstore.testing.crash.events import OPEN, WRITE
 from raftstore.testing.crash.lab import Action, Fault, Run
 from raftstore.testing.crash.method import Round
 from raftstore.testing.crash.plan import Plan

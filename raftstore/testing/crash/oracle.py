@@ -17,7 +17,7 @@ import msgspec
 from raftstore.entry import HardState
 from raftstore.errors import RaftStoreError
 from raftstore.testing.crash.crowd import Crowd
-from raftstore.testing.crash.events import Event, Kind
+from raftstore.testing.crash.events import SYNC, Event, Kind
 from raftstore.testing.crash.plan import Plan
 from raftstore.testing.crash.workload import (
     APPENDS,
@@ -100,7 +100,9 @@ class History:
         """The first step that was refused: what is built on it, is gone with it."""
         self._refused_commit = 0
         """What a refused step said of the commit index, as far as it means entries that were there before."""
-        self._was_full = False
+        self._had_no_room = False
+        self._failed_syncs = 0
+        """So many syncs of a full disk failed before the log said that it had failed."""
         self.promise = Promise()
         self.told: set[Kind] = set()
         """What else has happened: refusals, failures, lies."""
@@ -130,14 +132,31 @@ class History:
             case Kind.REFUSED:
                 self.told.add(event.kind)
                 self._refused(event.step)
-            case Kind.FAILED if event.value and (self._mem_first or self._pipelined):
+            case Kind.FAILED if event.value and self._may_overtake and self._failed_syncs != 1:
                 self.told.add(event.kind)
                 self._refused(len(self._steps))
-            case Kind.FIRED if event.value == errno.ENOSPC and (self._mem_first or self._pipelined):
+            case Kind.FIRED if event.value == errno.ENOSPC and self._may_overtake:
+                self._no_room_for(event.step)
                 self.told.add(event.kind)
-                self._was_full = True
             case _:
                 self.told.add(event.kind)
+
+    @property
+    def _may_overtake(self) -> bool:
+        """Whether a full disk may leave entries waiting, and let steps without any go ahead of them."""
+        return self._mem_first or self._pipelined
+
+    def _no_room_for(self, call: int) -> None:
+        if call != SYNC:
+            self._had_no_room = True
+        elif Kind.FAILED not in self.told:
+            self._failed_syncs += 1
+
+    @property
+    def _was_full(self) -> bool:
+        """Whether steps may have overtaken others. A sync that fails for want of room fails the log, and then
+        nothing did; unless it was of what is made ahead: then the log goes on, or another sync fails it."""
+        return self._had_no_room or self._failed_syncs > int(Kind.FAILED in self.told)
 
     def _refused(self, number: int) -> None:
         """Nothing of the step may be there, unless it is tried again and returns."""
@@ -145,10 +164,10 @@ class History:
         for step in self._steps[number : number + 1]:
             commit = min(step.commit, step.wrote.start - 1) if step.wrote else step.commit
             self._refused_commit = max(self._refused_commit, commit)
-        if not self._mem_first and not self._pipelined:
+        if not self._may_overtake:
             self.promise = msgspec.structs.replace(old, started=number - 1)
             return
-        self._was_full = True
+        self._had_no_room = True
         self._refused_from = min(self._refused_from, number)
         written = min(old.written, number - 1)
         durable = max(written, self._ahead)
@@ -243,7 +262,7 @@ class History:
 
     def _overtaken(self, until: Promise) -> set[bytes]:
         """On a full disk, steps without entries may overtake others: the states that this can leave."""
-        if not self._mem_first and not self._pipelined:
+        if not self._may_overtake:
             return set()
         states: set[bytes] = set()
         for entries_stop in range(until.written, until.started + 1):

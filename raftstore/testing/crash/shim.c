@@ -84,7 +84,7 @@ static int faulty(uint32_t kind, size_t *size) {
     memcpy(event + 4, &kind, 4);
     memcpy(event + 8, &error, 8);
     memcpy(event + 16, &now_ns, 8);
-    if (number == fault.nth) raw_write(event_fd, event, sizeof event);
+    if (number == fault.nth || fault.action == ACT_FAIL) raw_write(event_fd, event, sizeof event);
     if (fault.action == ACT_KILL) kill(owner, SIGKILL), pause();
     if (fault.action == ACT_STOP) kill(owner, SIGSTOP), pause();
     if (fault.action == ACT_FAIL) return fault.error;
