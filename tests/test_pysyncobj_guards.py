@@ -18,8 +18,10 @@ pysyncobj: Any = pytest.importorskip("pysyncobj", reason="the adapter needs PySy
 
 from pysyncobj_tools import DEADLINE_S, StoreWords, Words, free_addresses, tick_until
 
+import raftstore
 from raftstore.adapters.pysyncobj import RaftStoreJournal, full_disk, install, wiring
 from raftstore.adapters.pysyncobj.wiring import journal_of
+from raftstore.entry import Entry
 from raftstore.errors import ConfigError, RaftStoreError, StoreFullError
 from raftstore.log import RaftLog
 from raftstore.testing.memory import MemoryDisk
@@ -300,3 +302,58 @@ def test_a_dump_that_is_loaded_is_acknowledged(make: Make, addresses: list[str])
     send_dump(tell, dump_at(80, {"words": ["new"]}))
     assert (journal.log.first_index, journal.log.durable_index) == (79, 80)
     assert (node.words, node.raftLastApplied) == (["new"], 80)
+
+
+@pytest.fixture(params=["installed", "without a patch"])
+def refused(request: pytest.FixtureRequest) -> Iterator[Callable[[str, Path], ConfigError]]:
+    """Makes a node on a store of its own, in either of the two ways, and keeps why it was refused."""
+    undo = install() if request.param == "installed" else None
+
+    def refuse(address: str, store: Path) -> ConfigError:
+        journal_file = store if undo is not None else None
+        conf = pysyncobj.SyncObjConf(autoTick=False, journalFile=journal_file)
+        keywords = {} if undo is not None else {"store": f"segmented://{store}"}
+        with pytest.raises(ConfigError) as raised:
+            (Words if undo is not None else StoreWords)(address, [], conf, **keywords)
+        return raised.value
+
+    yield refuse
+    if undo is not None:
+        undo()
+
+
+def test_a_store_can_be_opened_at_once_after_another_node_was_refused(
+    tmp_path: Path, refused: Callable[[str, Path], ConfigError], addresses: list[str]
+) -> None:
+    """The error, which whoever mends the reason may hold, keeps the refused node from being garbage."""
+    with raftstore.open(f"segmented://{tmp_path}/store") as log:
+        RaftStoreJournal(log).attach(addresses[0])
+    why = refused(addresses[1], tmp_path / "store")
+    with raftstore.open(f"segmented://{tmp_path}/store?lock_timeout_ms=0") as log:
+        assert log.config.path == tmp_path / "store"
+    assert "is the journal of node" in str(why)
+
+
+def test_a_store_can_be_opened_at_once_after_a_node_without_its_dump_was_refused(
+    tmp_path: Path, refused: Callable[[str, Path], ConfigError], addresses: list[str]
+) -> None:
+    with raftstore.open(f"segmented://{tmp_path}/store") as log:
+        log.append([Entry(1, index, NO_OP) for index in range(1, 4)])
+        log.purge(2)
+    why = refused(addresses[0], tmp_path / "store")
+    with raftstore.open(f"segmented://{tmp_path}/store?lock_timeout_ms=0") as log:
+        assert log.first_index == 3
+    assert "there is no dump" in str(why)
+
+
+def test_a_journal_stays_open_for_its_node_when_a_second_one_is_refused(
+    make: Make, addresses: list[str]
+) -> None:
+    node = make(addresses[:1])
+    journal = journal_of(node)
+    assert journal is not None
+    with pytest.raises(ConfigError, match="in use by another SyncObj"):
+        StoreWords(addresses[1], [], pysyncobj.SyncObjConf(autoTick=False), store=journal)
+    tick_until([node], node._isLeader)
+    node.put("a")
+    tick_until([node], lambda: node.words == ["a"])

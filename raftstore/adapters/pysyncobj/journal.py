@@ -11,6 +11,8 @@ with as few steps as can be.
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any, Final, overload
 
 from raftstore.adapters.pysyncobj import library
@@ -241,6 +243,20 @@ class RaftStoreJournal(Staging, _Journal):  # type: ignore[misc]  # PySyncObj ha
             raise ConfigError("this journal is in use by another SyncObj; give each node its own")
         claim(self._log, node_id, adopt=self._adopt)
         self._is_attached = True
+
+    @contextmanager
+    def closed_if_refused(self) -> Generator[None]:
+        """If a node is refused meanwhile, close the journal, unless another SyncObj uses it.
+
+        Who mends the reason opens the store again at once, while the refused node is not garbage yet.
+        """
+        was_attached = self._is_attached
+        try:
+            yield
+        except BaseException:
+            if not was_attached:
+                self._destroy()
+            raise
 
     def before_send(self, message: dict[str, Any]) -> None:
         """Make durable what `message`, about to leave, may promise. Costs nothing when nothing is new."""

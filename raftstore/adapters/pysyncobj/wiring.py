@@ -39,8 +39,9 @@ def attach(sync_obj: Any, self_node: Any) -> None:
     """Tell the journal of `sync_obj` that a transport waits for it. A read-only node owns no journal."""
     journal = journal_of(sync_obj)
     if journal is not None and self_node is not None:
-        journal.attach(self_node.id)
-        settle_dumps(sync_obj, sync_obj.__dict__[SERIALIZER_ATTRIBUTE], journal)
+        with journal.closed_if_refused():
+            journal.attach(self_node.id)
+            settle_dumps(sync_obj, sync_obj.__dict__[SERIALIZER_ATTRIBUTE], journal)
 
 
 def wait_until_durable(sync_obj: Any, message: Any) -> None:
@@ -140,7 +141,8 @@ class SerializerSlot:
         node.__dict__[SERIALIZER_ATTRIBUTE] = serializer
         journal = journal_of(node)
         if journal is not None:
-            settle_dumps(node, serializer, journal)
+            with journal.closed_if_refused():
+                settle_dumps(node, serializer, journal)
 
 
 class StoreSyncObj(_SyncObj):  # type: ignore[misc]
