@@ -14,12 +14,15 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from raftstore import config
 from raftstore.demo.messages import Answer, Line
 from raftstore.demo.process import NodeProcess
 from raftstore.demo.verdict import compare
 from raftstore.testing.cluster.clients import Clients, outcome_of
+from raftstore.testing.cluster.nemesis import Nemesis
 from raftstore.testing.cluster.report import Report
-from raftstore.testing.cluster.schedule import Cut, Strike, plan
+from raftstore.testing.cluster.schedule import Cut, Round, Strike, plan
+from raftstore.testing.cluster.soak import Settings, Soak
 from raftstore.testing.linearizability import Verdict, check
 from raftstore.testing.tools import PATIENCE_S
 
@@ -235,6 +238,21 @@ def test_a_journal_that_loses_what_it_never_synced_is_found_out(tmp_path: Path) 
     is_lost = report["lines"] is None or report["lines"]["lost"]  # None: so much that it could not go on
     assert report["history"]["violations"] or is_lost, done.stdout
     assert "NOT GOOD" in done.stdout
+
+
+def test_before_every_strike_a_line_was_acknowledged_however_slow_the_cluster_is() -> None:
+    """A soak that killed everybody before anything was acknowledged showed nothing."""
+    clients = Clients([cast("NodeProcess", OneNode())], 4, seed=1)
+    acknowledged = [0]
+
+    class Idle:
+        def play(self, each: Round) -> None:
+            acknowledged.append(clients.ledger.acknowledged_count)
+
+    settings = Settings(library="asyncio", store=config.load("segmented:///node/raft"), kills=40)
+    Soak(settings, print)._fight(clients, cast("Nemesis", Idle()))
+    assert len(acknowledged) > 20
+    assert all(earlier < later for earlier, later in itertools.pairwise(acknowledged))
 
 
 def test_what_cannot_run_exits_with_2(tmp_path: Path) -> None:

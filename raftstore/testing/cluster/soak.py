@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from raftstore import config
-from raftstore.demo.cluster import Cluster, ClusterError
+from raftstore.demo.cluster import POLL_S, SETTLE_S, Cluster, ClusterError
 from raftstore.demo.messages import JournalKind, Library, Plant
 from raftstore.demo.verdict import Verdict as Lines
 from raftstore.demo.verdict import compare
@@ -113,8 +113,18 @@ class Soak:
         settings = self._settings
         with clients.writing():
             for each in plan(settings.seed, settings.kills, partitions=settings.partitions):
+                _wait_for_a_line(clients)
                 nemesis.play(each)
                 clients.next_round()
+
+
+def _wait_for_a_line(clients: Clients) -> None:
+    """Return when one more line was acknowledged: what nobody has, no kill can take."""
+    before, deadline = clients.ledger.acknowledged_count, time.monotonic() + SETTLE_S
+    while clients.ledger.acknowledged_count == before:
+        if time.monotonic() > deadline:
+            raise ClusterError(f"no line was acknowledged within {SETTLE_S:.0f} s")
+        time.sleep(POLL_S)
 
 
 def _judged(cluster: Cluster, clients: Clients) -> tuple[Lines, str | None]:
