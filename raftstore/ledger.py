@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 from raftstore.batch import WriteBatch, merge
 from raftstore.entry import HardState
 from raftstore.errors import GapError, RaftStoreError, StoreFailedError, StoreFullError, TruncatedError
-from raftstore.fulldisk import rechain, sort_out
+from raftstore.fulldisk import Sorted, rechain, sort_out
 from raftstore.hardstate import encode_hard_state
 from raftstore.operations import Operation, raised_commit
 from raftstore.policy import FlushPolicy, Immediate, Pending
@@ -169,7 +169,10 @@ class Ledger:
         self.check_writable()
         if not self.has_stale_commit:
             self.commit_raised_at = time.monotonic()
-        self.accepted.commit = raised_commit(self.accepted, index)
+        newest = self.accepted
+        commit = raised_commit(newest, index)
+        newest.commit_asked = max(newest.commit_asked, index)
+        newest.commit = commit
 
     def undurable(self) -> list[Write]:
         """The accepted writes that are not durable, in order."""
@@ -418,48 +421,51 @@ class Ledger:
 
     # --- when it goes wrong ------------------------------------------------------------------------------
 
-    def refuse(self, cause: OSError) -> tuple[Group | None, list[Waiter]]:
-        """The disk is full. What may go ahead becomes the group in flight; what is refused is woken."""
-        writes = self.undurable()
-        fates = sort_out(self.durable, writes, self.view.number)
-        newest = self.accepted
-        self.accepted = rechain(self.durable, fates, newest)
+    def sort_out(self) -> Sorted:
+        """What becomes of what is accepted, since the disk is full. Changes nothing."""
+        return sort_out(self.durable, self.undurable(), self.view.number)
+
+    def refuse(self, fates: Sorted, cause: OSError, woken: list[Waiter]) -> list[Waiter]:
+        """What may go ahead becomes the group in flight; `woken`, with those who must be woken added to it.
+
+        Repeating it with the same `fates`, nothing having been accepted since, changes nothing.
+        """
+        self.accepted = rechain(self.durable, fates)
         self.taken = fates.ahead[-1] if fates.ahead else self.durable
         self.view.number = self.durable.number
         self.is_full = bool(fates.kept)
         self._retry_at = time.monotonic() + RETRY_FULL_S
         self.durable_index = self._watermark()
-        woken = self._refuse_all(fates.refused, cause) + self._release_withheld()
+        self._refuse_all(fates.refused, cause, woken)
+        self._release_withheld(woken)
+        self.in_flight = None
         if fates.ahead:
             base, commit = self.durable, self.taken.commit
             self.in_flight = Group(base, fates.ahead, self._batch(base, fates.ahead, commit), commit)
         else:
-            self.in_flight = None
             self.view.apply(fates.kept)
-        return self.in_flight, woken
+        return woken
 
-    def _refuse_all(self, refused: list[Write], cause: OSError) -> list[Waiter]:
+    def _refuse_all(self, refused: list[Write], cause: OSError, woken: list[Waiter]) -> None:
         error = StoreFullError("no room on the disk: nothing of this was written; purge, or make room")
         error.__cause__ = cause
-        woken: list[Waiter] = []
         for write in refused:
             if not write.done:
                 write.error, write.done = error, True
-                woken += write.waiters
+            woken += write.waiters
         for waiting in self._index_waiters:
             if _is_among(waiting, refused):
                 waiting.error = error
         self._answer_index_waiters([], woken)
-        return woken
 
-    def _release_withheld(self) -> list[Waiter]:
+    def _release_withheld(self, woken: list[Waiter]) -> None:
         """Those whose entries no truncation takes back any more learn that they are durable."""
         at_stake = self._lowest_pending_cut()
-        released = [write for write in self._withheld if write.entries[-1].index < at_stake]
-        self._withheld = [write for write in self._withheld if write.entries[-1].index >= at_stake]
-        for write in released:
-            write.done = True
-        return [waiter for write in released for waiter in write.waiters]
+        for write in self._withheld:
+            if write.entries[-1].index < at_stake:
+                write.done = True
+                woken += write.waiters
+        self._withheld = [write for write in self._withheld if not write.done]
 
     def stop(self, error: RaftStoreError) -> list[Waiter]:
         """Nothing can be accepted or written any more: whoever waits, learns it. The first reason stays."""

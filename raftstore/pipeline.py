@@ -448,12 +448,16 @@ class Pipeline:
         return group
 
     def _refuse(self, cause: OSError) -> Group | None:
-        """The disk is full: what may go ahead without entries is written instead."""
+        """The disk is full: what may go ahead without entries is written instead.
+
+        The lock is held until all of it is done, interrupted or not: nobody sees half of it.
+        """
         try:
             with self.lock:
-                group, woken = self.ledger.refuse(cause)
-                wake_all(woken)
-        except BaseException as error:
+                fates, woken = self.ledger.sort_out(), list[Waiter]()
+                self._shielded(lambda: wake_all(self.ledger.refuse(fates, cause, woken)))
+                group = self.ledger.in_flight
+        except Exception as error:
             self.fail(error)
             raise
         return group if group is None or group.written else self._write(group)

@@ -18,7 +18,10 @@ def size_of(entries: Sequence[Entry]) -> int:
 
 
 class Window:
-    """Entries from `first` on, without holes, up to the end of what its owner made visible."""
+    """Entries from `first` on, without holes, up to the end of what its owner made visible.
+
+    Each change is one assignment, within which Python delivers no signal: interrupts leave all of it or none.
+    """
 
     __slots__ = ("_entries", "bytes", "first")
 
@@ -48,8 +51,7 @@ class Window:
         if at > len(self._entries):
             raise AssertionError(f"a hole before {entries[0].index}: the window ends at {self.next_index}")
         if at == len(self._entries):
-            self._entries.extend(entries)
-            self.bytes += size
+            self._entries[at:], self.bytes = entries, self.bytes + size
 
     def extend_counted(self, entries: Sequence[Entry]) -> None:
         """As `extend`, measuring them."""
@@ -62,8 +64,7 @@ class Window:
         else:
             at = start - self.first
             freed = size_of(self._entries[at:])
-            del self._entries[at:]
-            self.bytes -= freed
+            self._entries[at:], self.bytes = (), self.bytes - freed
 
     def drop_before(self, index: int) -> None:
         """Drop all before `index`; if that is more than there is, begin anew there."""
@@ -72,15 +73,11 @@ class Window:
             self.restart(index)
         elif count > 0:
             freed = size_of(self._entries[:count])
-            del self._entries[:count]
-            self.first = index
-            self.bytes -= freed
+            self._entries[:count], self.first, self.bytes = (), index, self.bytes - freed
 
     def restart(self, next_index: int) -> None:
         """Hold nothing; the next entry is `next_index`."""
-        self._entries = []
-        self.first = next_index
-        self.bytes = 0
+        self._entries, self.first, self.bytes = [], next_index, 0
 
     def shrink(self, excess: int) -> None:
         """Drop the oldest entries that make up at least `excess` bytes."""
@@ -90,6 +87,4 @@ class Window:
                 break
             freed += len(entry.data) + ENTRY_OVERHEAD
             count += 1
-        del self._entries[:count]
-        self.first += count
-        self.bytes -= freed
+        self._entries[:count], self.first, self.bytes = (), self.first + count, self.bytes - freed

@@ -56,6 +56,8 @@ class Write(msgspec.Struct, eq=False):
     """It is flushed now, whatever the policy."""
     visible_late: bool = False
     """Its effect on the log is shown to readers only once it is durable, whatever the strategy."""
+    commit_asked: int = 0
+    """The highest commit index that was asked for by itself while this was the newest write."""
     waiters: list[Waiter] = []
     done: bool = False
     error: BaseException | None = None
@@ -67,10 +69,8 @@ class Write(msgspec.Struct, eq=False):
 
     def rebase(self, previous: Write, number: int) -> None:
         """Follow `previous` instead, as write `number`, because writes in between were refused."""
-        commit = self.commit
         self._follow(previous)
         self.number = number
-        self.commit = min(max(commit, self.shape.anchor.index), self.shape.last.index)
 
     def _follow(self, previous: Write) -> None:
         """Let the state be the one after `previous` and this write. The commit index stays that of before."""

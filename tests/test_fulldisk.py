@@ -6,7 +6,7 @@ import pytest
 
 from raftstore.entry import HardState, LogId
 from raftstore.errors import StoreFullError
-from raftstore.fulldisk import sort_out
+from raftstore.fulldisk import rechain, sort_out
 from raftstore.shape import Shape
 from raftstore.strategy import MemFirst
 from raftstore.testing.memory import MemoryDisk
@@ -70,6 +70,19 @@ def test_a_purge_behind_a_truncation_goes_by_what_the_truncation_left() -> None:
     append = appending(cut, [entry(5, 2)], 100)
     fates = sort_out(DURABLE, [cut, append, changing(append, anchor=LogId(2, 5))], 0)
     assert (len(fates.ahead), len(fates.refused)) == (1, 2)
+
+
+@pytest.mark.parametrize(("voted", "raised", "left"), [(0, 0, 2), (4, 0, 4), (0, 3, 3), (4, 5, 5)])
+def test_what_is_said_of_the_commit_index_beside_a_refused_save_counts(
+    voted: int, raised: int, left: int
+) -> None:
+    """Though the save said 5, and so nobody raised it."""
+    save = changing(DURABLE, entries=[entry(6)], size=100, hard_state=HardState(1, None, 5), commit=5)
+    save.commit_asked = raised
+    vote = changing(save, hard_state=HardState(2, "a", voted))
+    assert vote.commit == 5
+    newest = rechain(DURABLE, sort_out(DURABLE, [save, vote], 0))
+    assert (newest, newest.commit) == (vote, left)
 
 
 def test_once_a_full_disk_refused_what_was_acknowledged_nothing_more_is_taken_into_memory(

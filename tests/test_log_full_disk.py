@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 
 import pytest
-from log_tools import NEVER, both, in_the_end
+from log_tools import NEVER, both, in_the_end, policies
 
 from raftstore.entry import NO_ENTRY, HardState, LogId
 from raftstore.errors import BackpressureError, GapError, StoreFullError
 from raftstore.log import RaftLog
+from raftstore.policy import FlushPolicy
 from raftstore.strategy import DiskFirst, MemFirst, Strategy
 from raftstore.testing.memory import MemoryDisk
 from raftstore.testing.open_log import open_log
@@ -330,8 +331,54 @@ def test_a_refused_replacement_does_not_commit_what_it_was_to_replace(disk: Memo
         disk.full = True
         with pytest.raises(StoreFullError):
             log.save([entry(4, 2), entry(5, 2)], truncate_from=4, hard_state=HardState(2, None, 5))
-        assert log.commit_index == 3
+        assert log.commit_index == 2
         assert log.term(4) == 1
         disk.full = False
         log.save([entry(4, 2), entry(5, 2)], truncate_from=4, hard_state=HardState(2, None, 5))
         assert (log.commit_index, log.term(4)) == (5, 2)
+
+
+@both
+@policies
+def test_a_refused_save_commits_nothing(disk: MemoryDisk, strategy: Strategy, policy: FlushPolicy) -> None:
+    """Not even entries that were there before."""
+    with open_log(disk, strategy, policy) as log:
+        log.append(span(1, 6))
+        log.commit_to(2)
+        log.flush()
+        disk.full = True
+        with pytest.raises(StoreFullError):
+            log.save([entry(6)], hard_state=HardState(2, "a", 4))
+        assert log.commit_index == 2
+        log.save_hard_state(HardState(2, "b"))
+        assert log.hard_state == HardState(2, "b", 2)
+        disk.full = False
+    with open_log(disk, strategy, policy) as log:
+        assert log.commit_index == 2
+
+
+@both
+@pytest.mark.parametrize(("voted", "committed"), [(0, 3), (4, 4)])
+def test_what_others_commit_behind_a_refused_save_is_committed(
+    disk: MemoryDisk, strategy: Strategy, voted: int, committed: int
+) -> None:
+    """Though the save said so, too, and they raised nothing."""
+    with open_log(disk, strategy, NEVER) as log:
+        log.save(span(1, 9))
+        disk.full = True
+        with disk.gate.closed():
+            save = background(lambda: log.save([entry(9)], hard_state=HardState(1, None, 7)))
+            disk.gate.wait_for_arrival()
+            log.commit_to(3)
+            vote = background(lambda: log.save_hard_state(HardState(2, "a", voted)))
+            eventually(lambda: log._pipeline.ledger.accepted.hard_state.term == 2, "accepted")
+            purge = background(lambda: log.purge(2))
+            eventually(lambda: log._pipeline.ledger.accepted.anchor is not None, "accepted")
+        with pytest.raises(StoreFullError):
+            outcome(save)
+        outcome(vote)
+        outcome(purge)
+        assert log.commit_index == committed
+        disk.full = False
+    with open_log(disk, strategy) as log:
+        assert (log.commit_index, log.last_index) == (committed, 8)

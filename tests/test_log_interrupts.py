@@ -12,11 +12,11 @@ from types import FrameType
 
 import pytest
 from interrupting import interrupt
-from log_tools import NEVER, both
+from log_tools import NEVER, both, in_the_end
 
 import raftstore
 from raftstore.entry import HardState, LogId
-from raftstore.errors import TruncatedError
+from raftstore.errors import StoreFullError, TruncatedError
 from raftstore.log import RaftLog
 from raftstore.policy import Batch
 from raftstore.receipt import Receipt
@@ -26,6 +26,7 @@ from raftstore.testing.memory import MemoryDisk
 from raftstore.testing.open_log import open_log
 from raftstore.testing.tools import PATIENCE_S, background, entry, outcome, run, span
 from raftstore.waiting import ThreadWaiter
+from raftstore.window import Window
 
 CORE = Path(raftstore.__file__).parent
 
@@ -70,6 +71,11 @@ def check_whole(log: RaftLog, receipt: Receipt, disk: MemoryDisk) -> None:
     held = log.first_index > 4 or (log.last_index >= 4 and log.term(4) == 1)
     with contextlib.nullcontext() if held else pytest.raises(TruncatedError):
         receipt.wait(PATIENCE_S)
+    check_goes_on(log, disk)
+
+
+def check_goes_on(log: RaftLog, disk: MemoryDisk) -> None:
+    """It takes another entry, and readers see what is on disk."""
     outcome(background(lambda: log.save([entry(log.next_index, 9)])))
     assert list(disk.state.entries.values()) == log.entries(log.first_index)
     assert log.status().pending_bytes == 0
@@ -86,6 +92,40 @@ def test_an_interrupt_at_any_step_of_a_call_leaves_a_whole_log(strategy: Strateg
             check_whole(log, receipt, disk)
         if not raised:
             assert step > 10
+            return
+
+
+ON_A_FULL_DISK: dict[str, Callable[[RaftLog], object]] = {
+    "nothing": lambda log: log.flush(),
+    "append": lambda log: log.append(span(7, 9)),
+    "splice": lambda log: log.splice(LogId(1, 2), run(3, [2, 2])),
+    "purge": lambda log: log.purge(2),
+    "vote": lambda log: log.save_hard_state(HardState(3, "a")),
+    "save": lambda log: log.save([entry(7)], hard_state=HardState(3, "a", 4)),
+}
+
+
+@both
+@pytest.mark.parametrize("name", list(ON_A_FULL_DISK))
+def test_an_interrupt_at_any_step_on_a_full_disk_leaves_a_whole_log(strategy: Strategy, name: str) -> None:
+    """Entries 5 and 6 wait, and nothing has been asked of the disk since it is full."""
+    for step in count(1 if strategy == DiskFirst() else 2, STRIDE):
+        disk = MemoryDisk()
+        with open_log(disk, strategy, POLICIES.get(name, NEVER)) as log:
+            log.save(span(1, 5))
+            disk.full = True
+            receipt = log.submit(span(5, 7))
+            with contextlib.suppress(StoreFullError):
+                raised = False
+                raised = interrupted(step, lambda log=log: ON_A_FULL_DISK[name](log))  # type: ignore[misc]
+            disk.full = False
+            in_the_end(lambda log=log: outcome(background(log.flush)))  # type: ignore[misc]
+            with contextlib.suppress(StoreFullError, TruncatedError):
+                receipt.wait(PATIENCE_S)
+            check_goes_on(log, disk)
+            assert log.commit_index in (0, 2, 4)
+        if not raised:
+            assert step > 100
             return
 
 
@@ -143,6 +183,33 @@ def test_an_interrupt_at_any_step_of_a_wait_for_room_leaves_all_the_room_to_othe
             outcome(background(lambda log=log: log.append(span(4, 7))))  # type: ignore[misc]
         asleep += where[0].startswith("ThreadWaiter.sleep")
         if asleep == 3:
+            return
+
+
+CHANGES: dict[str, Callable[[Window], object]] = {
+    "extend": lambda window: window.extend_counted(span(11, 14)),
+    "truncate": lambda window: window.truncate(8),
+    "truncate all": lambda window: window.truncate(3),
+    "drop_before": lambda window: window.drop_before(5),
+    "drop_before all": lambda window: window.drop_before(20),
+}
+
+
+@pytest.mark.parametrize("name", list(CHANGES))
+def test_a_change_of_the_window_that_an_interrupt_cut_short_can_be_repeated(name: str) -> None:
+    expected = Window(3)
+    expected.extend_counted(span(3, 11))
+    CHANGES[name](expected)
+    for step in count(1):
+        window = Window(3)
+        window.extend_counted(span(3, 11))
+        raised = interrupted(step, lambda window=window: CHANGES[name](window))  # type: ignore[misc]
+        CHANGES[name](window)
+        assert (window.first, len(window), window.bytes) == (expected.first, len(expected), expected.bytes)
+        assert window.slice(window.first, window.next_index) == expected.slice(
+            expected.first, expected.next_index
+        )
+        if not raised:
             return
 
 

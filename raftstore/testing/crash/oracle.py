@@ -98,8 +98,6 @@ class History:
         """The newest durable step of those that may overtake entries on a full disk."""
         self._refused_from = len(self._steps)
         """The first step that was refused: what is built on it, is gone with it."""
-        self._refused_commit = 0
-        """What a refused step said of the commit index, as far as it means entries that were there before."""
         self._had_no_room = False
         self._failed_syncs = 0
         """So many syncs of a full disk failed before the log said that it had failed."""
@@ -161,9 +159,6 @@ class History:
     def _refused(self, number: int) -> None:
         """Nothing of the step may be there, unless it is tried again and returns."""
         old = self.promise
-        for step in self._steps[number : number + 1]:
-            commit = min(step.commit, step.wrote.start - 1) if step.wrote else step.commit
-            self._refused_commit = max(self._refused_commit, commit)
         if not self._may_overtake:
             self.promise = msgspec.structs.replace(old, started=number - 1)
             return
@@ -289,7 +284,7 @@ class History:
         last = self._steps[number].state.last.index
         carried = [step.commit for step in self._steps[min(until.commit, number) : number + 1]]
         later = [step.commit for step in self._steps[number : max(since.started, number) + 1]]
-        return min(*carried, last, last) <= found.commit <= min(max(*later, self._refused_commit), last)
+        return min(*carried, last, last) <= found.commit <= min(max(later), last)
 
     def _wrong_state(self, found: Observation, since: Promise, until: Promise) -> tuple[Verdict, str]:
         older = [n for n in range(until.durable) if self._steps[n].digest == found.digest]
