@@ -117,8 +117,13 @@ def namespaces_of(pid: int) -> list[str]:
 
 def nodes_of(pid: int) -> list[int]:
     """The node processes of that run."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in children if b"demo.node" in _command_line(child)]
+    children = [child for task in tasks_of(pid) for child in _read(task / "children").split()]
+    return [int(child) for child in children if b"demo.node" in _read(Path(f"/proc/{int(child)}/cmdline"))]
+
+
+def tasks_of(pid: int) -> list[Path]:
+    """Its threads: each has children of its own."""
+    return [*Path(f"/proc/{pid}/task").iterdir()]
 
 
 def has_store(pid: int) -> bool:
@@ -130,9 +135,10 @@ def has_store(pid: int) -> bool:
     return any(file.endswith("/LOCK") for file in files)
 
 
-def _command_line(pid: str) -> bytes:
+def _read(file: Path) -> bytes:
+    """What it holds; nothing if the process or thread is gone."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
+        return file.read_bytes()
     except OSError:
         return b""
 
