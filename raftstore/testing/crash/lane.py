@@ -24,7 +24,7 @@ from raftstore.testing.crash.methods import METHODS, method_named
 from raftstore.testing.crash.plants import Plant, plants_for
 from raftstore.testing.crash.powercut import Explorer
 from raftstore.testing.crash.schedule import Order
-from raftstore.testing.crash.tally import Planted, Tally
+from raftstore.testing.crash.tally import Failure, Planted, Tally
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,17 +71,22 @@ class Lane:
         method.run(self._round(order.number))
 
     def catch(self, method: Method, plant: Plant) -> None:
-        """Run the method on a planted bug until it finds something wrong, on a tally of its own."""
-        with self._planting() as own:
+        """Run the method on a planted bug until it finds what that must show, on a tally of its own."""
+
+        def signs(tally: Tally) -> list[Failure]:
+            return [f for f in tally.failures if plant.is_shown_by(method.name, f.verdict, f.words)]
+
+        rounds, found, others = 0, list[Failure](), list[Failure]()
+        with self._planting(lambda tally: bool(signs(tally))) as own:
             explorer = Explorer(self._bench.lab, self._bench.checker, own)
-            rounds = 0
-            while rounds < method.tries and not own.failures:
+            while rounds < method.tries and not found:
                 method.run(self._round(rounds, plant, explorer))
                 rounds += 1
-        found = own.failures[0] if own.failures else None
-        words = found.words[:300] if found is not None else ""
-        verdict = found.verdict if found is not None else None
-        self._bench.tally.planted.append(Planted(method.name, plant.name, verdict, words, rounds))
+                found = signs(own)
+                others += own.take().failures
+        verdict = found[0].verdict if found else None
+        words = found[0].words if found else "".join(f"{f.verdict}: {f.words}" for f in others[:1])
+        self._bench.tally.planted.append(Planted(method.name, plant.name, verdict, words[:300], rounds))
 
     def _round(self, number: int, plant: Plant | None = None, explorer: Explorer | None = None) -> Round:
         settings = self._settings
@@ -89,22 +94,18 @@ class Lane:
         return Round(self._bench, explorer, settings.backend, settings.seed, number, plant)
 
     @contextmanager
-    def _planting(self) -> Generator[Tally]:
+    def _planting(self, is_enough: Callable[[Tally], bool]) -> Generator[Tally]:
         """A tally for a planted bug, no limit of time, and processes without any bug before and after it."""
         bench = self._bench
         tally, own = bench.tally, Tally()
         bench.tally, bench.deadline = own, float("inf")
-        is_enough, bench.is_enough = bench.is_enough, _has_failed
+        usual, bench.is_enough = bench.is_enough, is_enough
         bench.checker.renew()
         try:
             yield own
         finally:
-            bench.tally, bench.is_enough = tally, is_enough
+            bench.tally, bench.is_enough = tally, usual
             bench.checker.renew()
-
-
-def _has_failed(tally: Tally) -> bool:
-    return bool(tally.failures)
 
 
 def main() -> None:

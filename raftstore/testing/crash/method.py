@@ -99,7 +99,7 @@ class Method(msgspec.Struct, frozen=True, kw_only=True):
     """Of what it makes most."""
     plants: tuple[str, ...] = ()
     """Names of planted bugs that it must find, on every backend that can have them: `run` is called with
-    `round.plant` until it notes a failure."""
+    `round.plant` until it notes a failure that the bug must produce."""
     soak: bool = False
     """Too slow for every run: only in a soak, or when it is asked for by name."""
     tries: int = 24

@@ -17,19 +17,35 @@ import msgspec
 from raftstore import registry
 from raftstore.backend import Recovery
 from raftstore.batch import WriteBatch
+from raftstore.testing.crash.oracle import Verdict
 from raftstore.testing.crash.workload import Mix
 
 ANY: Final = ("segmented", "lmdb", "rocksdb")
 
 
 class Plant(msgspec.Struct, frozen=True):
-    """A bug: how to put it in, and the workload that shows it. Methods name those that they must find."""
+    """A bug: how to put it in, what it shows as, and in which workload. Methods name those they must find.
+
+    Whatever else a method finds does not count: it may have nothing to do with the bug.
+    """
 
     name: str
     backends: Sequence[str]
     put_in: Callable[[], None]
+    shows: tuple[Verdict, ...] = (Verdict.LOST,)
+    refused: str = ""
+    """It shows as REFUSED, too, with these words; so it is where a backend notices what it did."""
     strategy: Literal["DiskFirst", "MemFirst"] = "DiskFirst"
     mix: Mix = "all"
+    below_lazyfs: str = ""
+    """As `refused`, where LazyFS dropped all that was not synced, and all that the bug can lose is that."""
+
+    def is_shown_by(self, method: str, verdict: Verdict, words: str) -> bool:
+        """Whether that failure, which the method found, is one that the bug must produce."""
+        if verdict is not Verdict.REFUSED:
+            return verdict in self.shows
+        signs = [self.refused, self.below_lazyfs if method == "lazyfs" else ""]
+        return any(sign and sign in words for sign in signs)
 
 
 def plants_for(backend: str) -> list[Plant]:
@@ -308,28 +324,40 @@ def _rocksdb_vote_not_synced() -> None:
 SEGMENTED: Final = ("segmented",)
 LMDB: Final = ("lmdb",)
 ROCKSDB: Final = ("rocksdb",)
+MIXED: Final = (Verdict.MIXED,)
+EITHER: Final = (Verdict.LOST, Verdict.MIXED)
+SHORT: Final = "the log ends at write"
+"""The words of a backend whose log ends before what its witness knows."""
 
 PLANTS: Final = (
     Plant("acknowledged before written", ANY, _acknowledged_before_written),
-    Plant("durable index published early", ANY, _durable_index_early, "MemFirst"),
+    Plant("durable index published early", ANY, _durable_index_early, strategy="MemFirst"),
     Plant(
         "truncate and append in two writes",
         ANY,
         _truncate_and_append_in_two_writes,
+        EITHER,
         mix="conflicts",
     ),
-    Plant("failed write forgotten", ANY, _failure_forgotten),
+    Plant("failed write forgotten", ANY, _failure_forgotten, EITHER, SHORT),
     Plant("no directory fsync", ANY, _no_directory_fsync),
-    Plant("no fsync", SEGMENTED, _no_fsync),
+    Plant("no fsync", SEGMENTED, _no_fsync, below_lazyfs="not a store's FORMAT"),
     Plant("vote not synced", SEGMENTED, _vote_not_synced, mix="votes"),
     Plant("no sync before the next segment", SEGMENTED, _no_sync_before_next_segment),
-    Plant("torn tail not cut", SEGMENTED, _torn_tail_not_cut),
-    Plant("no checksum", SEGMENTED, _no_checksum),
-    Plant("short write ignored", SEGMENTED, _short_write_ignored),
-    Plant("fsync retried", SEGMENTED, _fsync_retried),
-    Plant("recycled bytes accepted", SEGMENTED, _recycled_bytes_accepted, mix="purges"),
-    Plant("purged before its anchor is durable", SEGMENTED, _purged_before_anchor, mix="purges"),
-    Plant("lmdb sync=False", LMDB, lambda: _lmdb_with(sync=False)),
+    Plant("torn tail not cut", SEGMENTED, _torn_tail_not_cut, MIXED),
+    Plant("no checksum", SEGMENTED, _no_checksum, MIXED),
+    Plant("short write ignored", SEGMENTED, _short_write_ignored, EITHER),
+    Plant("fsync retried", SEGMENTED, _fsync_retried, EITHER),
+    Plant("recycled bytes accepted", SEGMENTED, _recycled_bytes_accepted, MIXED, mix="purges"),
+    Plant(
+        "purged before its anchor is durable",
+        SEGMENTED,
+        _purged_before_anchor,
+        (),
+        "a segment of the log is missing",
+        mix="purges",
+    ),
+    Plant("lmdb sync=False", LMDB, lambda: _lmdb_with(sync=False), below_lazyfs=SHORT),
     Plant("lmdb metasync=False", LMDB, lambda: _lmdb_with(metasync=False)),
     Plant("rocksdb every other write unsynced", ROCKSDB, _rocksdb_unsynced),
     Plant("vote not synced in rocksdb", ROCKSDB, _rocksdb_vote_not_synced, mix="votes"),

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from raftstore.testing.crash.provenance import Provenance, provenance
-from raftstore.testing.crash.tally import Counts, Tally
+from raftstore.testing.crash.tally import Counts, Planted, Tally
 
 Images = Mapping[str, Mapping[str, set[int]]]
 """By backend and kind, the names of images."""
@@ -107,13 +107,19 @@ def _text_of(outcome: Outcome) -> list[str]:
     if tally.planted:
         caught = [planted for planted in tally.planted if planted.verdict is not None]
         lines.append(f"  planted bugs caught: {len(caught)}/{len(tally.planted)}")
-        lines += [f"  NOT CAUGHT by {p.method}: {p.name}" for p in tally.planted if p.verdict is None]
+        missed = [planted for planted in tally.planted if planted.verdict is None]
+        lines += [f"  NOT CAUGHT by {p.method}: {p.name}{_instead(p)}" for p in missed]
     lines += [f"  refused, as explained, {count} times: {why}" for why, count in tally.explained.items()]
     lines += [f"  SKIPPED: {note}" for note in tally.notes]
     for failure in tally.failures:
         where = f" (image in {failure.kept})" if failure.kept is not None else ""
         lines.append(f"  {failure.verdict}: {failure.where}{where}\n    {failure.words}")
     return lines
+
+
+def _instead(missed: Planted) -> str:
+    """What was found that the bug need not produce."""
+    return f" ({' '.join(missed.words.split())})" if missed.words else ""
 
 
 def listed(counts: Counts) -> str:

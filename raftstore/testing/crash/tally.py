@@ -9,7 +9,7 @@ import msgspec
 from raftstore.testing.crash.oracle import Verdict
 
 FAILURES_MAX: Final = 20
-"""How many failures are kept with their details."""
+"""How many failures of each verdict are kept with their details."""
 
 Counts = dict[str, int]
 
@@ -36,6 +36,7 @@ class Planted(msgspec.Struct, frozen=True):
     name: str
     verdict: Verdict | None
     words: str = ""
+    """Of what was found; if it was not caught, of something else that was."""
     rounds: int = 0
     """How many it took."""
 
@@ -92,9 +93,12 @@ class Tally(msgspec.Struct):
         add(self.verdicts.setdefault(method, {}), verdict.value)
 
     def fail(self, verdict: Verdict, where: str, words: str, *, kept: str | None = None) -> None:
-        """Note what was wrong, the first few in full."""
-        if len(self.failures) < FAILURES_MAX:
-            self.failures.append(Failure(verdict, where, words, kept))
+        """Note what was wrong, the first few of each verdict in full."""
+        self._keep(Failure(verdict, where, words, kept))
+
+    def _keep(self, failure: Failure) -> None:
+        if sum(kept.verdict is failure.verdict for kept in self.failures) < FAILURES_MAX:
+            self.failures.append(failure)
 
     def sweep(self, method: str, part: str) -> None:
         """Every call that the part is about was made to fail."""
@@ -130,7 +134,8 @@ class Tally(msgspec.Struct):
             for name, count in counts.items():
                 add(self.verdicts.setdefault(method, {}), name, count)
         self.planted += other.planted
-        self.failures += other.failures[: max(0, FAILURES_MAX - len(self.failures))]
+        for failure in other.failures:
+            self._keep(failure)
         self.notes += [note for note in other.notes if note not in self.notes]
 
     def total(self, verdict: Verdict) -> int:
