@@ -11,7 +11,6 @@ from typing import Final
 from benchmarks.bench import Bench
 from raftstore.compare.machine import machine_of
 
-CPUS: Final = Path("/proc/cpuinfo")
 PROBES: Final = 5
 PROBE_S: Final = 0.1
 
@@ -22,7 +21,7 @@ def describe(directory: Path, bench: Bench) -> dict[str, str]:
     micros = [1e6 / bench.limit.batch(1, 1024, bench.seconds(PROBE_S)) for _ in range(PROBES)]
     return {
         "system": found.system,
-        "processor": f"{_processor()}, {found.processors} cores",
+        "processor": f"{found.processor}, {found.processors} cores",
         "load when it began": f"{os.getloadavg()[0]:.1f}",
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB",
         "Python": found.python,
@@ -31,14 +30,6 @@ def describe(directory: Path, bench: Bench) -> dict[str, str]:
         "limit": f"{bench.limit_kind}, {_compiler()}",
         "one bare durable write of 1 KiB": f"{median(micros):.0f} µs",
     }
-
-
-def _processor() -> str:
-    if CPUS.exists():
-        for line in CPUS.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return "unknown"
 
 
 def _compiler() -> str:

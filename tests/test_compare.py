@@ -21,7 +21,7 @@ from raftstore.compare.budget import CALLS_MIN, Budget
 from raftstore.compare.cells import Cell, cells_of
 from raftstore.compare.keeping import KEEPING, KeptStore, read_anywhere, read_forward
 from raftstore.compare.limit import FILE_BYTES, BareDisk
-from raftstore.compare.machine import Machine, filesystem_of
+from raftstore.compare.machine import Machine, filesystem_of, processor_in
 from raftstore.compare.measurement import Measurement, measure_writes, quantiles_ms
 from raftstore.compare.payloads import Payloads
 from raftstore.compare.report import VERSION
@@ -388,7 +388,7 @@ def rows_of(*cells: tuple[str, str, float]) -> list[Row]:
 def test_the_recommendation_for_durability_never_names_memory_first() -> None:
     text = advise(rows_of(("a", "DiskFirst", 0.4), ("b", "DiskFirst", 0.8), ("c", "MemFirst", 90.0)))
     durable, fast = text.split(". ", 1)
-    assert "b + DiskFirst + Immediate, 0.80 of the bare disk, ahead of a + DiskFirst" in durable
+    assert "b + DiskFirst + Immediate, over all appends 0.80 of the bare disk, ahead of a + Disk" in durable
     assert "c + MemFirst + Immediate" in fast
 
 
@@ -440,6 +440,11 @@ def test_a_file_system_in_memory_is_known_as_one() -> None:
     assert Machine("", 1, "", {}, filesystem_of(Path("/with space"), MOUNTS)).is_in_memory
     assert not Machine("", 1, "", {}, filesystem_of(Path("/data"), MOUNTS)).is_in_memory
     assert not Machine("", 1, "", {}, filesystem_of(Path("/data"), "")).is_in_memory
+
+
+def test_the_model_of_the_processor_is_told() -> None:
+    assert processor_in("processor\t: 0\nmodel name\t: Some 3: fast\n\nprocessor\t: 1\n") == "Some 3: fast"
+    assert processor_in("processor\t: 0\n") == "unknown"
 
 
 # --- the command --------------------------------------------------------------------------------------------
@@ -509,6 +514,19 @@ def test_what_cannot_run_says_why_and_exits_with_2(command: Command, wrong: list
     code, out, err = command(*wrong)
     assert (code, out) == (2, "")
     assert err
+
+
+@needs_cli
+def test_a_page_that_cannot_be_written_is_refused_before_anything_is_measured(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib", reason="the page needs the extra report")
+    monkeypatch.setattr("raftstore.cli.compare.run", lambda *_: pytest.fail("measured"))
+    (tmp_path / "file").touch()
+    code, out, err = command("--report", str(tmp_path / "file" / "page"))
+    assert (code, out) == (2, "")
+    assert "file" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @needs_cli

@@ -22,7 +22,7 @@ from raftstore.compare.advice import advise
 from raftstore.compare.budget import Budget
 from raftstore.compare.cells import cells_of
 from raftstore.compare.machine import machine_of
-from raftstore.compare.page.charts import CHARTS
+from raftstore.compare.page.charts import CHARTS, figure_of, style
 from raftstore.compare.page.write import write_page
 from raftstore.compare.report import Report, as_json
 from raftstore.compare.rounds import Plan, run
@@ -165,6 +165,42 @@ def test_the_raw_numbers_lie_beside_the_page(page: Path, report: Report) -> None
 def test_names_from_a_config_cannot_become_markup(report: Report, tmp_path: Path) -> None:
     sneaky = msgspec.structs.replace(report, recommendation="<script>alert(1)</script>")
     assert "<script>" not in write_page(sneaky, tmp_path).read_text()
+
+
+@pytest.mark.parametrize("name", ["lmdb", "a_backend_with_a_name_that_is_longer_than_usual"])
+def test_a_legend_hides_nothing_and_is_not_cut_off(report: Report, name: str) -> None:
+    more = [msgspec.structs.replace(sample, backend=name + end) for sample in report.samples for end in "xyz"]
+    several = msgspec.structs.replace(report, samples=more, rows=summarize(more))
+    for chart in CHARTS:
+        with style():
+            figure = figure_of(chart, several)
+            assert figure is not None
+            figure.draw_without_rendering()
+        (legend,), (axes,) = figure.legends, figure.axes
+        box, width = legend.get_window_extent(), figure.bbox.width
+        assert 0 <= box.x0 < box.x1 <= width, chart.name
+        assert box.y0 >= axes.get_window_extent().y1, chart.name
+
+
+def test_the_same_line_means_the_same_policy_in_every_chart(report: Report) -> None:
+    other = [msgspec.structs.replace(sample, flush_policy="Batch:1:1") for sample in report.samples]
+    for samples in ([*report.samples, *other], [*other, *report.samples]):
+        both = msgspec.structs.replace(report, samples=samples, rows=summarize(samples))
+        for chart in CHARTS:
+            with style():
+                figure = figure_of(chart, both)
+            assert figure is not None
+            for line in figure.axes[0].lines:
+                if "Immediate" in str(line.get_label()):
+                    assert line.get_linestyle() == "-", chart.name
+
+
+def test_every_measured_number_of_callers_has_its_tick(report: Report) -> None:
+    chart = next(chart for chart in CHARTS if chart.name == "tasks")
+    with style():
+        figure = figure_of(chart, report)
+    assert figure is not None
+    assert list(figure.axes[0].get_xticks()) == [1, 8]
 
 
 def test_a_chart_whose_workloads_were_not_run_is_left_out(report: Report, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import Annotated, NoReturn
 
 import typer
+from msgspec.json import encode
 from msgspec.structs import replace
 
 from raftstore.cli import COULD_NOT_RUN
@@ -28,7 +29,7 @@ from raftstore.errors import ConfigError, RaftStoreError
 from raftstore.spelling import parse_size
 
 FREE_BYTES_MIN = 1 << 30
-SECONDS = {(False, False): 110.0, (True, False): 12.0, (False, True): 240.0, (True, True): 60.0}
+SECONDS = {(False, False): 110.0, (True, False): 12.0, (False, True): 240.0, (True, True): 100.0}
 """By default; of a run that is quick, or not, with the curves of a page, or without."""
 
 
@@ -62,7 +63,7 @@ Entries = Annotated[
     int | None, typer.Option(min=1000, help="Of the log that is opened and read. Default: 50000.")
 ]
 Quick = Annotated[
-    bool, typer.Option("--quick", help="Fewer workloads, 12 seconds, with --report 60; smaller logs.")
+    bool, typer.Option("--quick", help="Fewer workloads, 12 seconds, with --report 100; smaller logs.")
 ]
 Lose = Annotated[MayLose | None, typer.Option("--may-lose", help="At a power cut, of what was acknowledged.")]
 P99 = Annotated[
@@ -110,10 +111,12 @@ def command(
         if json and csv:
             raise ConfigError("--json and --csv exclude each other")
         if against is not None:
-            _show_changes(against, saved)
+            if csv or report is not None:
+                raise ConfigError("--against prints a table, or with --json an object: no --csv, no --report")
+            _show_changes(against, saved, json=json)
             return
         need = _need(may_lose, p99_ms, log_size)
-        write_page = None if report is None else _page_writer()
+        write_page = None if report is None else _page_writer(report)
         if saved is None:
             installed, missing = installed_backends()
             plan = plan_for(
@@ -128,7 +131,7 @@ def command(
             outcome = _measure(plan, path, need, [] if backend else missing)
         else:
             outcome = load(saved)
-            outcome = replace(outcome, recommendation=advise(outcome.rows, need))
+            outcome = replace(outcome, recommendation=advise(outcome.rows, need, entries=outcome.entries))
         page = write_page(outcome, report) if write_page and report else None
     except (RaftStoreError, OSError) as error:
         _fail(error)
@@ -156,8 +159,11 @@ def _chosen(patterns: Sequence[str], *, quick: bool, curves: bool) -> list[Workl
     return choose(patterns or [*standard, *more])
 
 
-def _page_writer() -> Callable[[Report, Path], Path]:
-    """Imported before anything is measured: what is missing is said at once."""
+def _page_writer(directory: Path) -> Callable[[Report, Path], Path]:
+    """Before anything is measured: what is missing, and where nothing can be written, is said at once."""
+    nearest = next(place for place in (directory, *directory.absolute().parents) if place.exists())
+    with tempfile.TemporaryFile(dir=nearest):
+        pass
     try:
         from raftstore.compare.page.write import write_page
     except ModuleNotFoundError as error:
@@ -165,11 +171,15 @@ def _page_writer() -> Callable[[Report, Path], Path]:
     return write_page
 
 
-def _show_changes(before: Path, after: Path | None) -> None:
+def _show_changes(before: Path, after: Path | None, *, json: bool) -> None:
     if after is None:
         raise ConfigError("--against needs a second saved run: --against BEFORE.json AFTER.json")
     old, new = load(before), load(after)
-    terminal.show_changes(compare(old, new), differences(old, new))
+    changes, others = compare(old, new), differences(old, new)
+    if json:
+        typer.echo(encode({"differences": others, "changes": changes}).decode())
+    else:
+        terminal.show_changes(changes, others)
 
 
 def _measure(plan: Plan, path: Path, need: Need, missing: list[str]) -> Report:
@@ -188,7 +198,7 @@ def _measure(plan: Plan, path: Path, need: Need, missing: list[str]) -> Report:
         entries=plan.entries,
         rows=rows,
         samples=samples,
-        recommendation=advise(rows, need),
+        recommendation=advise(rows, need, entries=plan.entries),
         not_installed=missing,
     )
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from statistics import geometric_mean
 from typing import Final
 
-from raftstore.compare.need import Cell, Misfit, Need, judge
+from raftstore.compare.keeping import ENTRY_BYTES
+from raftstore.compare.need import JUDGED_BY, Cell, Misfit, Need, judge
 from raftstore.compare.summary import Row
 
 APPENDS: Final = ("append-", "threads-", "asyncio-")
@@ -14,8 +15,11 @@ CLOSE: Final = 1.1
 """Two cells whose scores differ by less than this factor are told apart by chance."""
 
 
-def advise(rows: Sequence[Row], need: Need = Need()) -> str:  # noqa: B008 (immutable)
-    """Which cell to take on this disk: where nothing may be lost, and where a crash may cost the newest."""
+def advise(rows: Sequence[Row], need: Need = Need(), *, entries: int = 0) -> str:  # noqa: B008 (immutable)
+    """Which cell to take on this disk: where nothing may be lost, and where a crash may cost the newest.
+
+    `entries` were in the log whose size on disk was measured.
+    """
     if not any(row.workload.startswith(APPENDS) for row in rows):
         return "No recommendation: no append workload was run."
     fitting, misfits = judge(rows, need)
@@ -26,7 +30,8 @@ def advise(rows: Sequence[Row], need: Need = Need()) -> str:  # noqa: B008 (immu
     parts = [
         _durable_advice(appends) if need.may_lose != "newest" else "",
         _fast_advice(appends) if need.may_lose != "nothing" else "",
-        _size_advice(suited, need.log_bytes),
+        _size_advice(suited, need.log_bytes, entries * ENTRY_BYTES),
+        _unjudged(suited, need),
         _left_out(misfits),
         "Judged by one round only." if min(row.rounds for row in appends) == 1 else "",
     ]
@@ -46,7 +51,10 @@ def _durable_advice(appends: Sequence[Row]) -> str:
     if not ranked:
         return ""
     best, cell = ranked[0]
-    text = f"If a power cut may lose nothing acknowledged: {_name(cell)}, {best:.2f} of the bare disk"
+    text = (
+        f"If a power cut may lose nothing acknowledged: {_name(cell)},"
+        f" over all appends {best:.2f} of the bare disk"
+    )
     other = next((entry for entry in ranked if entry[1][0] != cell[0]), None)
     if other is None:
         return f"{text}."
@@ -63,20 +71,42 @@ def _fast_advice(appends: Sequence[Row]) -> str:
     _, cell = ranked[0]
     waits = [row.p50_ms for row in rows if row.cell == cell]
     return (
-        f"If it may cost the newest entries: {_name(cell)}, a call is acknowledged in"
-        f" {geometric_mean(waits):.3f} ms."
+        f"If a power cut may cost the newest entries: {_name(cell)}, which keeps up best with what memory"
+        f" acknowledges; over all appends a call returns in {geometric_mean(waits):.3f} ms."
     )
 
 
-def _size_advice(rows: Sequence[Row], log_bytes: int | None) -> str:
-    """How much disk a log of that size would take, where that was measured."""
+def _size_advice(rows: Sequence[Row], log_bytes: int | None, measured_bytes: int) -> str:
+    """How much disk the measured log took; a larger one takes less than in proportion, by nobody knows how
+    much."""
     ratios = {row.backend: row.disk_ratio for row in rows if row.disk_ratio is not None}
-    if log_bytes is None or not ratios:
+    if log_bytes is None or not ratios or not measured_bytes:
         return ""
     sizes = ", ".join(
-        f"{log_bytes * ratio / (1 << 30):,.1f} GiB with {backend}" for backend, ratio in ratios.items()
+        f"{_size(measured_bytes * ratio)} with {backend}"
+        for backend, ratio in sorted(ratios.items(), key=lambda found: found[1])
     )
-    return f"{log_bytes / (1 << 30):,.1f} GiB of entries of 100 bytes take {sizes}."
+    text = (
+        f"{_size(measured_bytes)} of entries of {ENTRY_BYTES} bytes took {sizes}, with the space that is"
+        " prepared ahead"
+    )
+    if measured_bytes >= log_bytes:
+        return f"{text}."
+    return f"{text}, which weighs less in {_size(log_bytes)} (--entries measures a larger log)."
+
+
+def _size(size: float) -> str:
+    return f"{size / (1 << 30):,.1f} GiB" if size >= 1 << 30 else f"{size / (1 << 20):,.1f} MiB"
+
+
+def _unjudged(rows: Sequence[Row], need: Need) -> str:
+    """What was wished for and not measured."""
+    wishes: list[str] = []
+    if need.p99_ms is not None and all(row.workload != JUDGED_BY for row in rows):
+        wishes.append(f"the latency ({JUDGED_BY})")
+    if need.log_bytes is not None and all(row.disk_ratio is None for row in rows):
+        wishes.append("the size on disk (fill)")
+    return f"Not judged, for it was not measured: {', '.join(wishes)}." if wishes else ""
 
 
 def _left_out(misfits: Sequence[Misfit]) -> str:

@@ -60,7 +60,17 @@ def differences(before: Report, after: Report) -> list[str]:
             found.append(f"{name}: {old} → {new}")
     if before.entries != after.entries:
         found.append(f"entries: {before.entries} → {after.entries}")
-    return found
+    return [*found, *_only("before", before, after), *_only("after", after, before)]
+
+
+def _only(when: str, run: Report, other: Report) -> Iterable[str]:
+    """What just one of the two runs measured."""
+    for place, name in enumerate(("workload", "backend", "strategy", "policy")):
+        missing = {_key(sample)[place] for sample in run.samples} - {
+            _key(sample)[place] for sample in other.samples
+        }
+        if missing:
+            yield f"{name} only {when}: {', '.join(sorted(missing))}"
 
 
 def _changes(measure: Measure, before: Times, after: Times) -> Iterable[Change]:

@@ -11,6 +11,8 @@ from typing import Final
 import msgspec
 
 MOUNTS: Final = Path("/proc/self/mountinfo")
+PROCESSORS: Final = Path("/proc/cpuinfo")
+UNKNOWN: Final = "unknown"
 IN_MEMORY: Final = ("tmpfs", "ramfs")
 LIBRARIES: Final = ("raftstore", "lmdb", "rocksdict", "crc32c")
 
@@ -24,6 +26,8 @@ class Machine(msgspec.Struct, frozen=True):
     versions: dict[str, str]
     filesystem: str
     """Type and mount options; "unknown" where the system does not tell."""
+    processor: str = UNKNOWN
+    """Its model."""
 
     @property
     def is_in_memory(self) -> bool:
@@ -39,13 +43,20 @@ def machine_of(directory: Path) -> Machine:
         python=platform.python_version(),
         versions={name: found for name in LIBRARIES if (found := _version(name))},
         filesystem=filesystem_of(directory, MOUNTS.read_text() if MOUNTS.exists() else ""),
+        processor=processor_in(PROCESSORS.read_text() if PROCESSORS.exists() else ""),
     )
+
+
+def processor_in(cpuinfo: str) -> str:
+    """The model of the first processor in `cpuinfo` (as `/proc/cpuinfo`)."""
+    lines = (line for line in cpuinfo.splitlines() if line.startswith("model name"))
+    return next(lines, f":{UNKNOWN}").partition(":")[2].strip()
 
 
 def filesystem_of(directory: Path, mounts: str) -> str:
     """Type and options of the mount in `mounts` (as `/proc/self/mountinfo`) that holds `directory`."""
     directory = directory.resolve()
-    best, found = -1, "unknown"
+    best, found = -1, UNKNOWN
     for line in mounts.splitlines():
         head, _, tail = line.partition(" - ")
         point = Path(_unescaped(head.split(" ")[4]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -16,15 +16,19 @@ LADDER: Final = (*(step / 20 for step in range(20)), 0.98, 0.99, 0.995, 0.999, 1
 """The quantiles that are kept of the latencies of a slice."""
 
 
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+"""A file that says otherwise was not written by a run."""
+
+
 class Measurement(msgspec.Struct, frozen=True):
     """Counts and times of one slice of work."""
 
-    calls: int
+    calls: Annotated[int, msgspec.Meta(gt=0)]
     entries: int
     """Appended or read; 0 where their number is not what takes the time."""
     seconds: float
     """Until the last call had returned: until everything was acknowledged."""
-    durable_s: float
+    durable_s: Positive
     """Until everything was durable as well. The same under `DiskFirst`."""
     p50_ms: float
     p99_ms: float
@@ -38,7 +42,7 @@ class Measurement(msgspec.Struct, frozen=True):
     disk_ratio: float | None = None
     """Bytes that the store takes on disk per payload byte, space prepared ahead included."""
     written_ratio: float | None = None
-    """Bytes handed to the disk per payload byte, in whole pages, space prepared ahead included."""
+    """Bytes handed to write calls per payload byte, space prepared ahead included."""
 
 
 def measure_writes(

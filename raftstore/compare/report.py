@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -22,8 +22,8 @@ NOTES: Final = (
     " memory. x bare: the time of a loop of one pwrite and one fdatasync (plain Python, a zero-filled file,"
     " the same round) for the same calls, by the time until durable; above 1 where calls share a sync."
     " For groups of callers the loop writes one entry of each at once. syncs/call: durable writes of the"
-    " backend. disk/payload and written/payload: bytes on disk, and bytes handed to the disk in whole pages,"
-    " per payload byte, with the space that is prepared ahead."
+    " backend. disk/payload and written/payload: bytes on disk, and bytes that this process handed to write"
+    " calls, per payload byte, with the space that is prepared ahead."
 )
 
 Column = tuple[str, Callable[[Row], float | None], str]
@@ -44,8 +44,8 @@ def heading(machine: Machine) -> str:
     """Where the numbers were taken, in one line."""
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
     return (
-        f"{machine.system}, {machine.processors} processors, Python {machine.python}, {versions};"
-        f" file system {machine.filesystem}"
+        f"{machine.system}, {machine.processors} processors ({machine.processor}), Python {machine.python},"
+        f" {versions}; file system {machine.filesystem}"
     )
 
 
@@ -70,7 +70,7 @@ def text_tables(rows: Iterable[Row]) -> Iterator[TextTable]:
 
 
 def _title(name: str) -> str:
-    return next(workload.title for workload in WORKLOADS if workload.name == name)
+    return next((workload.title for workload in WORKLOADS if workload.name == name), name)
 
 
 def _bare(rows: Sequence[Row]) -> str:
@@ -102,7 +102,7 @@ class Report(msgspec.Struct, frozen=True):
     """That the run took."""
     entries: int
     """Of the log that was opened, read, truncated and purged."""
-    rows: Sequence[Row]
+    rows: Annotated[Sequence[Row], msgspec.Meta(min_length=1)]
     samples: Sequence[Sample]
     recommendation: str
     not_installed: Sequence[str] = ()

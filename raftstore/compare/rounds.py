@@ -17,7 +17,7 @@ from raftstore.compare.cells import Cell
 from raftstore.compare.growing import OpenGrown
 from raftstore.compare.keeping import Keeping, KeptStore, fill
 from raftstore.compare.limit import BareDisk
-from raftstore.compare.measurement import Measurement
+from raftstore.compare.measurement import Measurement, Positive
 from raftstore.compare.workloads import Workload
 from raftstore.log import open
 
@@ -62,7 +62,7 @@ class Sample(msgspec.Struct, frozen=True):
     strategy: str
     flush_policy: str
     measured: Measurement
-    bare_s: float | None
+    bare_s: Positive | None
     """Seconds of one bare durable write of the size that would be ideal; None for what writes nothing."""
 
 

@@ -7,6 +7,7 @@ from statistics import median
 
 import msgspec
 
+from raftstore.compare.measurement import Positive
 from raftstore.compare.rounds import Sample
 
 BareTimes = Mapping[tuple[int, str], float]
@@ -25,12 +26,12 @@ class Row(msgspec.Struct, frozen=True):
     """Until acknowledged, or read."""
     durable_entries_per_s: float | None
     """Until durable."""
-    ratio: float | None
+    ratio: Positive | None
     """The time that the bare disk takes for the same work, by the time until durable: 1 is the bare disk."""
     ratio_min: float | None
     ratio_max: float | None
     """Of the rounds."""
-    p50_ms: float
+    p50_ms: Positive
     p99_ms: float | None
     """How long a call takes; no p99 where a round makes a single call."""
     syncs_per_call: float | None
@@ -38,7 +39,7 @@ class Row(msgspec.Struct, frozen=True):
     disk_ratio: float | None
     """Bytes on disk per payload byte, space prepared ahead included."""
     written_ratio: float | None
-    """Bytes handed to the disk per payload byte, preparation included."""
+    """Bytes handed to write calls per payload byte, space prepared ahead included."""
     bare_ms: float | None
     """One bare durable write of the size that would be ideal."""
 
@@ -70,9 +71,10 @@ def bare_times(samples: Iterable[Sample]) -> BareTimes:
 def ratio_of(sample: Sample, bare: BareTimes) -> float | None:
     """How near the bare disk a sample came, in its round."""
     ideal = sample.measured.ideal_writes
-    if ideal is None:
+    bare_s = bare.get((sample.round, sample.workload))
+    if ideal is None or bare_s is None:
         return None
-    return bare[sample.round, sample.workload] * ideal / sample.measured.durable_s
+    return bare_s * ideal / sample.measured.durable_s
 
 
 def _row(samples: Sequence[Sample], bare: BareTimes) -> Row:

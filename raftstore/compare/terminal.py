@@ -61,6 +61,9 @@ def show_changes(changes: Sequence[Change], differences: Sequence[str]) -> None:
     console = _console()
     for difference in differences:
         _say(console, difference)
+    if not changes:
+        _say(console, "The two runs measured nothing in common.", style="bold")
+        return
     told = [change for change in changes if change.verdict in ("faster", "slower")]
     if told:
         columns = ("workload", "backend", "strategy", "policy", "by", "before", "after", "factor", "verdict")
@@ -91,8 +94,8 @@ def _table(text: TextTable, *, left: int) -> Table:
 
 
 def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=WIDTH_MIN)
+    console = Console(markup=False)
+    return console if console.is_terminal else Console(markup=False, width=WIDTH_MIN)
 
 
 def _say(console: Console, text: str, style: str | None = None) -> None:

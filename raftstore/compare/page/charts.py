@@ -5,14 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import matplotlib as mpl
 import msgspec
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
+from raftstore.compare.keeping import ENTRY_BYTES
 from raftstore.compare.need import Cell, cells_in
 from raftstore.compare.page.curves import Curve, ladders, opening, throughput
 from raftstore.compare.report import Report
@@ -43,6 +44,7 @@ STYLE: Final[dict[Any, Any]] = {
 }
 WIDTH_IN: Final = 5.0
 HEIGHT_IN: Final = 3.4
+FEW_DECADES: Final = 100
 APPENDS: Final = tuple(f"append-{batch}x{size}" for size in ("64B", "1KiB", "64KiB") for batch in (1, 64))
 
 
@@ -97,18 +99,18 @@ def _latencies(strategy: str) -> Callable[[Axes, Report], None]:
 
 def _throughput(names: str, label: str) -> Callable[[Axes, Report], None]:
     def draw(axes: Axes, report: Report) -> None:
-        rows = [row for row in report.rows if row.strategy == "DiskFirst"]
-        _lines(axes, report.rows, throughput(rows, names), marker="o")
-        _log_log(axes, label, "durable entries a second")
+        curves = throughput([row for row in report.rows if row.strategy == "DiskFirst"], names)
+        _lines(axes, report.rows, curves, marker="o")
+        _log_log(axes, curves, label, "durable entries a second")
 
     return draw
 
 
 def _opening(axes: Axes, report: Report) -> None:
     policy = _policy(report.rows)
-    rows = [row for row in report.rows if row.flush_policy == policy]
-    _lines(axes, report.rows, opening(rows), marker="o")
-    _log_log(axes, "entries of 100 bytes in the log", "milliseconds to open")
+    curves = opening([row for row in report.rows if row.flush_policy == policy])
+    _lines(axes, report.rows, curves, marker="o")
+    _log_log(axes, curves, "entries of 100 bytes in the log", "milliseconds to open")
 
 
 def _ratios(axes: Axes, report: Report) -> None:
@@ -120,6 +122,8 @@ def _ratios(axes: Axes, report: Report) -> None:
 def _sizes(value: Callable[[Row], float | None], label: str) -> Callable[[Axes, Report], None]:
     def draw(axes: Axes, report: Report) -> None:
         _bars(axes, _of_one_mode(report.rows), ("fill",), value)
+        axes.set_xticks([])
+        axes.set_xlabel(f"a log of {report.entries:,} entries of {ENTRY_BYTES} bytes")
         axes.set_ylabel(label)
 
     return draw
@@ -138,16 +142,16 @@ def _policy(rows: Sequence[Row]) -> str:
 
 
 def _lines(axes: Axes, rows: Sequence[Row], curves: Iterable[Curve], marker: str) -> None:
-    """Colour by backend; dashes by what else differs among the curves."""
-    curves = list(curves)
+    """Colour by backend; dashes by what else differs among the curves, in the same order in every chart."""
+    curves = sorted(curves, key=lambda curve: curve.cell)
     colours = _colours(rows)
-    others = list(dict.fromkeys(curve.cell[1:] for curve in curves))
+    others = sorted({curve.cell[1:] for curve in curves}, key=lambda other: (other[1] != "Immediate", other))
     for curve in curves:
         dash = DASHES[others.index(curve.cell[1:]) % len(DASHES)]
         label = _label(curve.cell, others)
         axes.plot(curve.x, curve.y, dash, color=colours[curve.cell[0]], marker=marker, label=label)
     if curves:
-        axes.legend()
+        _legend(axes, columns=len({curve.cell[0] for curve in curves}))
 
 
 def _label(cell: Cell, others: Sequence[tuple[str, ...]]) -> str:
@@ -175,7 +179,19 @@ def _bars(
     axes.set_xticks(range(len(shown)), labels, rotation=20 if len(shown) > 3 else 0)
     axes.grid(visible=False, axis="x")
     if shown:
-        axes.legend()
+        _legend(axes, columns=len(backends))
+
+
+def _legend(axes: Axes, columns: int) -> None:
+    """Above the chart, where it hides nothing; in fewer columns than asked for if the labels are long."""
+    figure = cast("Figure", axes.figure)
+    while True:
+        legend = figure.legend(loc="outside upper center", ncols=columns, columnspacing=1.2, handlelength=3)
+        figure.draw_without_rendering()
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
+        columns -= 1
 
 
 def _colours(rows: Iterable[Row]) -> dict[str, str]:
@@ -184,17 +200,22 @@ def _colours(rows: Iterable[Row]) -> dict[str, str]:
     return {name: KNOWN_COLOURS.get(name) or next(spare) for name in backends}
 
 
-def _log_log(axes: Axes, x: str, y: str) -> None:
+def _log_log(axes: Axes, curves: Sequence[Curve], x: str, y: str) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     _plain_numbers(axes.xaxis)
     _plain_numbers(axes.yaxis)
+    axes.set_xticks(sorted({point for curve in curves for point in curve.x}))
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _plain_numbers(axis: Any) -> None:
-    """10,000 instead of a power of ten."""
+    """10,000 instead of a power of ten; and more than one or two of them."""
+    low, high = axis.get_view_interval()
+    if 0 < low < high < FEW_DECADES * low:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(_plain))
     axis.set_minor_formatter(NullFormatter())
 
@@ -244,8 +265,8 @@ CHARTS: Final = (
     Chart(
         "written",
         "Write amplification",
-        "Bytes handed to the disk per payload byte while filling. Space prepared ahead counts; the larger the"
-        " log, the less.",
+        "Bytes handed to write calls per payload byte while filling. Space prepared ahead counts; the larger"
+        " the log, the less.",
         _sizes(lambda row: row.written_ratio, "bytes per payload byte"),
     ),
     Chart(

@@ -28,7 +28,7 @@ def ladders(samples: Iterable[Sample], workload: str) -> list[Curve]:
     """Of each cell the latency, in milliseconds, at each quantile of `LADDER`: the median over the rounds."""
     rounds: dict[Cell, list[Sequence[float]]] = {}
     for sample in samples:
-        if sample.workload == workload and sample.measured.ladder_ms:
+        if sample.workload == workload and len(sample.measured.ladder_ms) == len(LADDER):
             cell = (sample.backend, sample.strategy, sample.flush_policy)
             rounds.setdefault(cell, []).append(sample.measured.ladder_ms)
     return [
