@@ -42,11 +42,18 @@ def main(arguments: Sequence[str]) -> int:
             print(f"{row.name:16} {row.title}{'  (only with --only)' if row.is_apart else ''}")
         return 0
     if options.sync_us and not slow_disk.is_simulated(options.sync_us):
-        return slow_disk.run_again(options.sync_us, arguments)
+        return _on_a_slow_disk(options.sync_us, arguments)
     status = 0 if options.page_only else _measure_and_keep(options)
     if options.report is not None:
         write_page(options.report, options.json, REASONS)
     return status
+
+
+def _on_a_slow_disk(sync_us: int, arguments: Sequence[str]) -> int:
+    try:
+        return slow_disk.run_again(sync_us, arguments)
+    except UnavailableError as reason:
+        raise SystemExit(f"--sync-us cannot simulate a slow disk here: {reason}") from reason
 
 
 def _measure_and_keep(options: argparse.Namespace) -> int:

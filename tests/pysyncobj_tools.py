@@ -22,8 +22,8 @@ def elect_first(node: Any, address: str, others: list[str], *_: Any) -> None:
         node._SyncObj__raftElectionDeadline = 0
 
 
-class Words(pysyncobj.SyncObj):  # type: ignore[misc]
-    """A replicated list; its journal is what `install` makes of it, or PySyncObj's own."""
+class Listing:
+    """A replicated list, as a mixin before a node's class."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
@@ -35,17 +35,12 @@ class Words(pysyncobj.SyncObj):  # type: ignore[misc]
         self.words = [*self.words, word]
 
 
-class StoreWords(StoreSyncObj):
+class Words(Listing, pysyncobj.SyncObj):  # type: ignore[misc]
+    """Its journal is what `install` makes of it, or PySyncObj's own."""
+
+
+class StoreWords(Listing, StoreSyncObj):
     """The same, without a patch."""
-
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        elect_first(self, *arguments)
-        self.words: list[str] = []
-
-    @pysyncobj.replicated  # type: ignore[untyped-decorator]
-    def put(self, word: str) -> None:
-        self.words = [*self.words, word]
 
 
 def free_addresses(count: int) -> list[str]:

@@ -160,6 +160,14 @@ def test_where_nothing_can_be_preloaded_no_disk_is_simulated(tmp_path: Path, nam
         module("slow_disk").compile_shim(tmp_path / name)
 
 
+def test_without_a_compiler_no_disk_is_simulated_and_the_command_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SystemExit, match="install gcc or clang"):
+        module("targets").main(["--sync-us", "10"])
+
+
 @NEEDS_CC
 @NEEDS_STRACE
 @pytest.mark.usefixtures("can_preload")

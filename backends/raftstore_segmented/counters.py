@@ -18,7 +18,6 @@ class Counters(msgspec.Struct, gc=False):
     """Mark frames, each one write and one sync."""
     seals: int = 0
     """Indexes written behind finished segments, each two writes and two syncs."""
-    segments_prepared: int = 0
     bytes_prepared: int = 0
     """Zeros written ahead."""
     writer_prepared: int = 0

@@ -263,7 +263,6 @@ class Space:
             self._zeroing = None
             raise
         self._next, self._zeroing = segment, None  # as one: the descriptor is the one's or the other's
-        self._counters.segments_prepared += 1
         return segment
 
     def _spare(self, name: str, size: int) -> Zeroing:
