@@ -59,6 +59,31 @@ def test_the_limit_is_one_write_and_one_sync_of_all_that_is_offered(tmp_path: Pa
     assert all(line.endswith(" = 2048") for line in calls[::2])
 
 
+@NEEDS_STRACE
+def test_a_durable_write_is_two_system_calls_one_way_and_one_the_other(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    command = ["strace", "-f", "-qq", "-e", "trace=pwrite64,pwritev2,fdatasync", "-o", str(trace)]
+    line = [
+        sys.executable,
+        "-m",
+        "benchmarks.dsync",
+        "--path",
+        str(tmp_path),
+        "--rounds",
+        "2",
+        "--writes",
+        "3",
+    ]
+    done = subprocess.run([*command, *line], cwd=ROOT, capture_output=True, text=True, check=True)
+    written = [call for call in trace.read_text().splitlines() if "1048576" not in call]  # not the zeros
+    for size in (64, 1024, 4096, 65536):
+        assert sum(f" = {size}" in call and "pwrite64" in call for call in written) == 6, size
+        assert sum(f" = {size}" in call and "RWF_DSYNC" in call for call in written) == 6, size
+    assert sum("fdatasync" in call for call in written) == 4 * 6
+    assert [row.split()[0] for row in done.stdout.splitlines()[1:]] == ["64", "1,024", "4,096", "65,536"]
+    assert [path.name for path in tmp_path.iterdir()] == ["trace"]
+
+
 @NEEDS_CC
 def test_the_limit_says_how_many_entries_threads_made_durable(tmp_path: Path) -> None:
     native = module("native")
