@@ -14,6 +14,7 @@ from raftstore.entry import Entry, LogId
 from raftstore.testing.backend_base import BackendTests
 from raftstore.testing.batches import next_batch
 from raftstore.testing.checked import CheckedStore, assert_recovered, run
+from raftstore.testing.tools import eventually
 
 KIB = 1 << 10
 
@@ -127,8 +128,7 @@ class UpkeepTests(BackendTests):
                 if start > 32:
                     store.purge(start - 1)
                 store.backend.maintain()
-            size = _settled_size(store)
-            assert size <= self.steady_bytes, f"{size} bytes on disk for 256 KiB of entries"
+            eventually(lambda: _size_after_upkeep(store) <= self.steady_bytes, "purged room comes back")
             store.check()
             store.reopen()
 
@@ -182,13 +182,10 @@ def _bytes_of(path: Path) -> dict[str, bytes]:
     return {str(file): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
 
 
-def _settled_size(store: CheckedStore[DiskBackend]) -> int:
-    """The size on disk once upkeep has come to rest."""
-    sizes = [store.backend.stats().bytes_on_disk]
-    while len(sizes) < 3 or sizes[-1] < sizes[-2]:
-        store.backend.maintain()
-        sizes.append(store.backend.stats().bytes_on_disk)
-    return sizes[-1]
+def _size_after_upkeep(store: CheckedStore[DiskBackend]) -> int:
+    """On disk. An engine may leave upkeep to threads of its own, which are done with it some time later."""
+    store.backend.maintain()
+    return store.backend.stats().bytes_on_disk
 
 
 def _held_by_the_process() -> tuple[int, int]:
