@@ -157,7 +157,7 @@ def test_what_cannot_run_exits_with_2(wrong: list[str]) -> None:
 
 
 @pytest.mark.backend("segmented")
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_demo_that_is_stopped_leaves_no_process_and_no_file(tmp_path: Path, stop: signal.Signals) -> None:
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen(
@@ -208,6 +208,18 @@ def test_a_copy_of_the_mount_that_somebody_else_holds_does_not_bring_the_old_dis
         finally:
             holder.kill()
             disk.close()
+
+
+def test_a_disk_in_which_somebody_has_a_file_open_for_a_moment_is_given_back(
+    tmp_path: Path, disk_of_its_own: None
+) -> None:
+    disk = OwnDisk(tmp_path / "disk2")
+    looking = (disk.path / "file").open("wb")
+    leaving = threading.Timer(0.3, looking.close)
+    leaving.start()
+    disk.close()
+    leaving.join()
+    assert not disk.path.is_mount()
 
 
 def test_what_a_demo_that_was_killed_has_mounted_is_removed_by_the_next(

@@ -11,6 +11,7 @@ import fcntl
 import os
 import struct
 import subprocess
+import time
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -79,8 +80,15 @@ class OwnDisk:
         self._mount()
 
     def close(self) -> None:
-        if self.path.is_mount():
-            _command("umount", str(self.path))
+        """Unmount it, as soon as nobody has a file there: not even who looks in for a moment."""
+        end = time.monotonic() + COMMAND_S
+        while self.path.is_mount():
+            try:
+                _command("umount", str(self.path))
+            except DiskError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.02)
 
     def _leave_the_image(self) -> None:
         """Go on with a copy. The mount before can live on: whoever made a mount namespace meanwhile holds it.
