@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any, cast
@@ -21,6 +22,7 @@ from raftstore.registry import backend_names
 from raftstore.storeconfig import Limits, StoreConfig
 from raftstore.testing.crash.plan import SMALL_OPTIONS
 from raftstore.testing.crash.workload import apply, generate
+from raftstore.testing.tools import eventually
 
 BACKENDS = [pytest.param(name, marks=pytest.mark.backend(name)) for name in backend_names()]
 
@@ -178,15 +180,20 @@ def test_only_the_owner_may_read_whatever_the_umask(backend: str, umask: int, tm
 
 
 def copy_living(store: Path, copy: Path) -> None:
-    """Copy a store whose log is open; again if a file was renamed behind the log's back meanwhile."""
-    for _ in range(100):
+    """Copy a store whose log is open, as it was at one moment: threads behind it may change it meanwhile."""
+
+    def copied() -> bool:
         shutil.rmtree(copy, ignore_errors=True)
-        try:
+        with suppress(shutil.Error, FileNotFoundError):
             shutil.copytree(store, copy)
-        except shutil.Error:
-            continue
-        return
-    raise AssertionError(f"{store} does not stand still for a moment")
+            return contents(copy) == contents(store)
+        return False
+
+    eventually(copied, f"{store} stands still for a moment")
+
+
+def contents(path: Path) -> dict[Path, bytes]:
+    return {file.relative_to(path): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
 def assert_private(path: Path, *, inside: bool) -> None:
