@@ -75,8 +75,20 @@ def print_ratios(rows: list[Row]) -> None:
             print(f"| {backend} | {' | '.join(values)} |")
 
 
+def print_conditions(rows: list[Row]) -> None:
+    """What the words around the tables say of the run."""
+    print(f"Rounds: {max(row['rounds'] for row in rows)}.", end="")
+    for row in rows:
+        if row["workload"] == APPENDS[2] and row["bare_ms"] is not None:
+            print(f" One bare write and sync of 1 KiB took {row['bare_ms']:.3f} ms.", end="")
+            break
+    print()
+
+
 if __name__ == "__main__":
     measured: list[Row] = json.loads(Path(sys.argv[1]).read_text())["rows"]
     print_table(measured)
     print()
     print_ratios(measured)
+    print()
+    print_conditions(measured)

@@ -160,6 +160,16 @@ def test_a_reason_for_a_row_that_is_not_there_is_an_error(tmp_path: Path) -> Non
         module("page").read_reasons(tmp_path / "reasons.toml")
 
 
+def test_the_tables_of_the_readme_say_of_how_many_rounds_and_of_which_disk_they_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tables, row = module("tables"), {"rounds": 3, "bare_ms": 0.0364}
+    tables.print_conditions(
+        [{"workload": "open", "rounds": 2, "bare_ms": None}, {"workload": "append-1x1KiB", **row}]
+    )
+    assert capsys.readouterr().out == "Rounds: 3. One bare write and sync of 1 KiB took 0.036 ms.\n"
+
+
 def test_rows_have_names_of_their_own() -> None:
     names = [row.name for row in module("rows").ROWS]
     assert len(set(names)) == len(names)
