@@ -16,6 +16,7 @@ import pytest
 
 from raftstore.testing.crash import fuse, fuse_full
 from raftstore.testing.crash.bench import Bench
+from raftstore.testing.crash.block_mount import is_mounted
 from raftstore.testing.crash.events import ALLOCATE, OPEN, RENAME, SYNC, UNLINK, WRITE
 from raftstore.testing.crash.fuse_diary import FILLER, FuseFault, Order
 from raftstore.testing.crash.fuse_disk import FaultyDisk
@@ -241,7 +242,7 @@ def test_syncs_that_are_tried_again_are_found_out(mount: Mount, plain_bench: Ben
         if not signs:
             faults.fail_at(plan, "sync EIO, pages dropped", number, sticky=False)
             found = plain_bench.tally.failures
-            signs = any(plant.is_shown_by("fuse", failure.verdict, failure.words) for failure in found)
+            signs = any(plant.is_shown_by(failure.verdict, failure.words) for failure in found)
     plain_bench.checker.renew()
     assert signs
 
@@ -273,9 +274,36 @@ def test_a_file_system_that_dies_lets_nobody_hang_and_leaves_no_mount(mount: Mou
     with suppress(OSError):
         os.close(fd)
     until = time.monotonic() + 120
-    while arena.parent.is_mount() and time.monotonic() < until:
+    while is_mounted(arena.parent) and time.monotonic() < until:
         time.sleep(0.01)
-    assert not arena.parent.is_mount()
+    assert not is_mounted(arena.parent)
+
+
+def test_a_server_that_does_not_end_in_time_is_killed_and_leaves_neither_mount_nor_directory(
+    private_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it had mounted is not connected until somebody unmounts it: who looks there sees no mount."""
+    monkeypatch.setattr("raftstore.testing.crash.fuse_mount.END_S", 0.1)
+    try:
+        with Mount() as mount:
+            for pid in unmounters_of(mount._place):
+                os.kill(pid, signal.SIGKILL)
+            mount._server.send_signal(signal.SIGSTOP)
+    except CannotMountError as error:
+        pytest.skip(str(error))
+    assert not mounts_below(private_tmp)
+    assert not mount._place.exists()
+
+
+def unmounters_of(place: Path) -> list[int]:
+    """The processes of `fusermount3` that would unmount it once the server is dead."""
+    found: list[int] = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            words = file.read_bytes().split(b"\0")
+            if os.fsencode(place) in words and words[0].endswith(b"fusermount3"):
+                found.append(int(file.parent.name))
+    return found
 
 
 def test_a_process_that_is_killed_leaves_neither_mount_nor_directory(mount: Mount, tmp_path: Path) -> None:

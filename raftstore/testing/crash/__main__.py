@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from raftstore.testing.arguments import at_least, backend, file_to_write
 from raftstore.testing.crash.campaign import Campaign, Work
 from raftstore.testing.crash.lane import Settings, end_by_signals
 from raftstore.testing.crash.methods import METHODS, USUAL, method_named
@@ -54,7 +55,7 @@ def _tell(arguments: argparse.Namespace, outcomes: list[Outcome], images: Images
     text = as_text(report(outcomes[-1:]))
     print(text, file=sys.stderr if arguments.json else sys.stdout, flush=True)
     if arguments.report is not None:
-        save(Path(arguments.report), report(outcomes), images)
+        save(arguments.report, report(outcomes), images)
 
 
 def _work(arguments: argparse.Namespace) -> Work:
@@ -70,7 +71,9 @@ def _work(arguments: argparse.Namespace) -> Work:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m raftstore.testing.crash", description=__doc__)
-    parser.add_argument("--backend", action="append", required=True, help="a registered backend; repeatable")
+    parser.add_argument(
+        "--backend", type=backend, action="append", required=True, help="a registered backend; repeatable"
+    )
     parser.add_argument("--method", action="append", choices=NAMES, help="repeatable; default: all usual")
     parser.add_argument("--soak", action="store_true", help="the slow methods, too, if none is named")
     parser.add_argument("--no-plants", action="store_true", help="plant no bugs first")
@@ -81,21 +84,17 @@ def _parser() -> argparse.ArgumentParser:
     goals.add_argument("--sweeps", action="store_true", help="every call of a workload failed in every way")
     parser.add_argument("--seed", type=int, help="default: the time")
     parser.add_argument(
-        "--lanes", type=_lanes, default=2 * (os.cpu_count() or 1), help="processes beside each other"
+        "--lanes", type=at_least(1), default=2 * (os.cpu_count() or 1), help="processes beside each other"
     )
     parser.add_argument("--keep", metavar="DIR", help="keep the images of failures there")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
-        "--report", metavar="FILE", help="write the report there: JSON, and beside it the images' names"
+        "--report",
+        type=file_to_write,
+        metavar="FILE",
+        help="write the report there: JSON, and beside it the images' names",
     )
     return parser
-
-
-def _lanes(text: str) -> int:
-    """Without any, nothing would be done, and nothing found."""
-    if (count := int(text)) < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return count
 
 
 def _shim(directory: Path) -> tuple[str | None, list[str]]:

@@ -42,6 +42,7 @@ def main() -> None:
             backend_class(job.plan.backend)  # imported here, once, and not in every child
         sys.stdout.buffer.write(msgspec.json.encode(_run(job)) + b"\n")
         sys.stdout.buffer.flush()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends anyway
 
 
 def _run(job: Job) -> Ending:

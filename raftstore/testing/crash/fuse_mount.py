@@ -21,6 +21,7 @@ from raftstore.testing.crash.patience import PATIENCE_S
 from raftstore.testing.crash.record import Record
 
 DEVICE: Final = Path("/dev/fuse")
+END_S: Final = 5.0
 ANSWER_S: Final = PATIENCE_S
 """After so long without an answer the file system is given up."""
 
@@ -106,7 +107,7 @@ class Mount:
         assert self._server.stdout is not None
         self._server.stdin.close()
         try:
-            self._server.wait(5)
+            self._server.wait(END_S)
         except subprocess.TimeoutExpired:
             self._server.kill()
             self._server.wait()

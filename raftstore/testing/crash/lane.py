@@ -74,7 +74,7 @@ class Lane:
         """Run the method on a planted bug until it finds what that must show, on a tally of its own."""
 
         def signs(tally: Tally) -> list[Failure]:
-            return [f for f in tally.failures if plant.is_shown_by(method.name, f.verdict, f.words)]
+            return [f for f in tally.failures if plant.is_shown_by(f.verdict, f.words)]
 
         rounds, found, others = 0, list[Failure](), list[Failure]()
         with self._planting(lambda tally: bool(signs(tally))) as own:
@@ -121,7 +121,10 @@ def main() -> None:
 
 
 def end_by_signals() -> None:
-    """From here on, the first SIGTERM or SIGINT raises `SystemExit`, and later ones do nothing."""
+    """From here on, the first SIGTERM, SIGINT or SIGHUP raises `SystemExit`, and later ones do nothing.
+
+    A SIGHUP that is ignored, as under `nohup`, stays ignored.
+    """
 
     def end(number: int, _frame: object) -> None:
         _at_signals(signal.SIG_IGN)
@@ -131,8 +134,9 @@ def end_by_signals() -> None:
 
 
 def _at_signals(action: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
-    for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, action)
+    for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if each is not signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN:
+            signal.signal(each, action)
 
 
 def _serve(lane: Lane, bench: Bench) -> None:

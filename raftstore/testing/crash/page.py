@@ -18,6 +18,7 @@ from typing import Final
 
 import msgspec
 
+from raftstore.testing.arguments import file_to_write
 from raftstore.testing.crash.methods import METHODS
 from raftstore.testing.crash.oracle import Verdict
 from raftstore.testing.crash.report import Report, load
@@ -77,8 +78,20 @@ def main() -> int:
     parser.add_argument("reports", nargs="+", type=Path, help="written by `--report` of the crash tests")
     parser.add_argument("--rot", nargs="*", type=Path, default=[], help="what `--json` of bit rot printed")
     parser.add_argument("--fuzz", nargs="*", type=Path, default=[], help="written by `--json` of the fuzzers")
-    parser.add_argument("--output", type=Path, help="where to write the page; default: print it")
+    parser.add_argument("--output", type=file_to_write, help="where to write the page; default: print it")
     given = parser.parse_args()
+    try:
+        whole = _sum(given)
+    except (OSError, msgspec.MsgspecError) as error:
+        parser.error(f"a report cannot be read: {error}")
+    if given.output is None:
+        print(page(whole), end="")
+    else:
+        given.output.write_text(page(whole))
+    return int(whole.has_failed)
+
+
+def _sum(given: argparse.Namespace) -> Sum:
     whole = Sum()
     for path in given.reports:
         whole.take(path)
@@ -86,11 +99,7 @@ def main() -> int:
         whole.take_rot(path)
     for path in given.fuzz:
         whole.take_fuzz(path)
-    if given.output is None:
-        print(page(whole), end="")
-    else:
-        given.output.write_text(page(whole))
-    return int(whole.has_failed)
+    return whole
 
 
 def page(whole: Sum) -> str:

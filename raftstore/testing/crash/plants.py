@@ -21,6 +21,8 @@ from raftstore.testing.crash.oracle import Verdict
 from raftstore.testing.crash.workload import Mix
 
 ANY: Final = ("segmented", "lmdb", "rocksdb")
+TOO_SHORT: Final = "the log ends at write"
+"""A loss that the store itself noticed, by its witness, is refused in these words."""
 
 
 class Plant(msgspec.Struct, frozen=True):
@@ -34,18 +36,16 @@ class Plant(msgspec.Struct, frozen=True):
     put_in: Callable[[], None]
     shows: tuple[Verdict, ...] = (Verdict.LOST,)
     refused: str = ""
-    """It shows as REFUSED, too, with these words; so it is where a backend notices what it did."""
+    """It shows as REFUSED, too, in these words of the error."""
     strategy: Literal["DiskFirst", "MemFirst"] = "DiskFirst"
     mix: Mix = "all"
-    below_lazyfs: str = ""
-    """As `refused`, where LazyFS dropped all that was not synced, and all that the bug can lose is that."""
 
-    def is_shown_by(self, method: str, verdict: Verdict, words: str) -> bool:
-        """Whether that failure, which the method found, is one that the bug must produce."""
+    def is_shown_by(self, verdict: Verdict, words: str) -> bool:
+        """Whether that failure is one that the bug must produce."""
         if verdict is not Verdict.REFUSED:
             return verdict in self.shows
-        signs = [self.refused, self.below_lazyfs if method == "lazyfs" else ""]
-        return any(sign and sign in words for sign in signs)
+        is_noticed = Verdict.LOST in self.shows and TOO_SHORT in words
+        return is_noticed or (self.refused != "" and self.refused in words)
 
 
 def plants_for(backend: str) -> list[Plant]:
@@ -326,8 +326,6 @@ LMDB: Final = ("lmdb",)
 ROCKSDB: Final = ("rocksdb",)
 MIXED: Final = (Verdict.MIXED,)
 EITHER: Final = (Verdict.LOST, Verdict.MIXED)
-SHORT: Final = "the log ends at write"
-"""The words of a backend whose log ends before what its witness knows."""
 
 PLANTS: Final = (
     Plant("acknowledged before written", ANY, _acknowledged_before_written),
@@ -339,9 +337,9 @@ PLANTS: Final = (
         EITHER,
         mix="conflicts",
     ),
-    Plant("failed write forgotten", ANY, _failure_forgotten, EITHER, SHORT),
+    Plant("failed write forgotten", ANY, _failure_forgotten, EITHER),
     Plant("no directory fsync", ANY, _no_directory_fsync),
-    Plant("no fsync", SEGMENTED, _no_fsync, below_lazyfs="not a store's FORMAT"),
+    Plant("no fsync", SEGMENTED, _no_fsync, refused="not a store's FORMAT"),
     Plant("vote not synced", SEGMENTED, _vote_not_synced, mix="votes"),
     Plant("no sync before the next segment", SEGMENTED, _no_sync_before_next_segment),
     Plant("torn tail not cut", SEGMENTED, _torn_tail_not_cut, MIXED),
@@ -354,10 +352,10 @@ PLANTS: Final = (
         SEGMENTED,
         _purged_before_anchor,
         (),
-        "a segment of the log is missing",
+        refused="a segment of the log is missing",
         mix="purges",
     ),
-    Plant("lmdb sync=False", LMDB, lambda: _lmdb_with(sync=False), below_lazyfs=SHORT),
+    Plant("lmdb sync=False", LMDB, lambda: _lmdb_with(sync=False)),
     Plant("lmdb metasync=False", LMDB, lambda: _lmdb_with(metasync=False)),
     Plant("rocksdb every other write unsynced", ROCKSDB, _rocksdb_unsynced),
     Plant("vote not synced in rocksdb", ROCKSDB, _rocksdb_vote_not_synced, mix="votes"),
