@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -17,6 +18,7 @@ from raftstore import registry
 from raftstore.backend import BackendStats, Damage, DiskBackend, Examination, Recovery
 from raftstore.batch import WriteBatch
 from raftstore.cli import main
+from raftstore.cli.ending import interruptible
 from raftstore.config import load
 from raftstore.entry import Entry, HardState, LogId
 from raftstore.errors import BackendMissingError, CorruptionError, FormatError, StoreLockedError
@@ -479,3 +481,24 @@ def test_an_error_that_nobody_foresaw_is_not_taken_for_damage(
     status, _, err = run("verify", store)
     assert status == 2
     assert "RuntimeError: a bug" in err
+
+
+# --- ending early -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_told_to_stop_is_interrupted(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        signal.raise_signal(number)
+    assert signal.getsignal(number) is before
+
+
+def test_a_command_under_nohup_goes_on_when_its_terminal_is_closed() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruptible():
+            signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -215,7 +215,8 @@ def test_the_power_of_file_systems_in_files_there_is_cut(disk: Path) -> None:
     assert not list(disk.iterdir())
 
 
-def test_an_interrupt_leaves_nothing_behind(disk: Path) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupt_leaves_nothing_behind(disk: Path, stop: signal.Signals) -> None:
     command = [sys.executable, "-c", "from raftstore.cli import main; main()", "torture", str(disk)]
     with subprocess.Popen(
         [*command, "--seconds", "100"],
@@ -224,7 +225,10 @@ def test_an_interrupt_leaves_nothing_behind(disk: Path) -> None:
         start_new_session=True,
     ) as process:
         eventually(lambda: any(disk.glob("raftstore-crash-*/events")), "a workload runs")
-        os.killpg(process.pid, signal.SIGINT)
+        if stop is signal.SIGINT:  # from a terminal: everybody gets it
+            os.killpg(process.pid, stop)
+        else:
+            process.send_signal(stop)
         _, words = process.communicate(timeout=600)
     assert process.returncode == 130
     assert b"stopped; no process and no mount was left behind" in words

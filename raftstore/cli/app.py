@@ -9,6 +9,7 @@ import rich as _rich  # pyright: ignore[reportUnusedImport]  # noqa: F401  # mis
 import typer
 
 from raftstore.cli import COULD_NOT_RUN
+from raftstore.cli.ending import interruptible
 
 COMMANDS: Final = {
     "inspect": "Show what a store holds.",
@@ -47,7 +48,8 @@ def _run(name: str, arguments: list[str]) -> None:
         raise typer.Exit(COULD_NOT_RUN) from error
     single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     single.command(name)(module.command)
-    single(arguments, prog_name=f"raftstore {name}")
+    with interruptible():
+        single(arguments, prog_name=f"raftstore {name}")
 
 
 for _name, _summary in COMMANDS.items():

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import random
-import signal
 import tempfile
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -16,6 +13,7 @@ from rich.console import Console
 
 from raftstore import config
 from raftstore.cli import COULD_NOT_RUN
+from raftstore.cli.ending import INTERRUPTED
 from raftstore.demo import libraries, report
 from raftstore.demo.cluster import ClusterError
 from raftstore.demo.disk import DiskError
@@ -24,7 +22,6 @@ from raftstore.demo.session import Outcome, Session, Settings
 from raftstore.errors import RaftStoreError
 
 LOST = 1
-INTERRUPTED = 130
 
 Backend = Annotated[str, typer.Option(help="segmented, lmdb, rocksdb, or any registered one.")]
 Strategy = Annotated[str, typer.Option(help="DiskFirst or MemFirst:sync_on_commit; plain MemFirst may lose.")]
@@ -81,8 +78,7 @@ def command(
             plant=plant,
             power_cut=power_cut,
         )
-        with _terminable():
-            outcome = _run_silently(settings) if json else _run_shown(settings)
+        outcome = _run_silently(settings) if json else _run_shown(settings)
     except KeyboardInterrupt:
         typer.echo("stopped; all nodes are down, nothing was left behind", err=True)
         raise typer.Exit(INTERRUPTED) from None
@@ -128,13 +124,3 @@ def _run_silently(settings: Settings) -> Outcome:
 def _fail(error: Exception) -> NoReturn:
     typer.echo(f"the demo could not run: {error}", err=True)
     raise typer.Exit(COULD_NOT_RUN)
-
-
-@contextmanager
-def _terminable() -> Generator[None]:
-    """SIGTERM is an interrupt meanwhile, so that nothing stays behind. In the main thread only."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

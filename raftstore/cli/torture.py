@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import signal
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -16,6 +15,7 @@ from rich.console import Console
 
 from raftstore import config as configs
 from raftstore.cli import COULD_NOT_RUN
+from raftstore.cli.ending import INTERRUPTED
 from raftstore.cli.looking import printable
 from raftstore.compare.machine import machine_of
 from raftstore.durable import make_directory, sync_directory
@@ -45,7 +45,6 @@ from raftstore.testing.torture.rounds import Settings, torture
 from raftstore.testing.torture.syncs import is_rotating, measure_syncs, warnings_of
 
 LOST = 1
-INTERRUPTED = 130
 
 Place = Annotated[
     Path,
@@ -101,23 +100,22 @@ def command(
     try:
         if write and check:
             raise ConfigError("--write and --check exclude each other")
-        with _terminable():
-            if check:
-                good = _check(path, _required(ledger, "--check"), as_json=json)
-            else:
-                settings = Settings(
-                    path=path.absolute(),
-                    store=_store(config, backend, strategy, flush_policy),
-                    seconds=seconds or (float("inf") if write else 30),
-                    seed=random.randrange(10**6) if seed is None else seed,
-                    power_cuts=power_cuts,
-                    plant=plant,
-                )
-                with _present(settings.path):
-                    if write:
-                        good = _write(settings, _required(ledger, "--write"))
-                    else:
-                        good = _torture(settings, as_json=json)
+        if check:
+            good = _check(path, _required(ledger, "--check"), as_json=json)
+        else:
+            settings = Settings(
+                path=path.absolute(),
+                store=_store(config, backend, strategy, flush_policy),
+                seconds=seconds or (float("inf") if write else 30),
+                seed=random.randrange(10**6) if seed is None else seed,
+                power_cuts=power_cuts,
+                plant=plant,
+            )
+            with _present(settings.path):
+                if write:
+                    good = _write(settings, _required(ledger, "--write"))
+                else:
+                    good = _torture(settings, as_json=json)
     except KeyboardInterrupt:
         typer.echo("stopped; no process and no mount was left behind", err=True)
         raise typer.Exit(INTERRUPTED) from None
@@ -270,13 +268,3 @@ def _present(path: Path) -> Generator[None]:
         if made:
             with suppress(OSError):
                 path.rmdir()
-
-
-@contextmanager
-def _terminable() -> Generator[None]:
-    """SIGTERM is an interrupt meanwhile, so that nothing stays behind. In the main thread only."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

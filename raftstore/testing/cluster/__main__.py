@@ -5,20 +5,20 @@ Exit status 0: nothing acknowledged was lost, the history is linearizable; 1: no
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import time
-from pathlib import Path
 from typing import get_args
 
 import msgspec
 
 from raftstore import config
+from raftstore.cli.ending import INTERRUPTED, interruptible
 from raftstore.demo import libraries
 from raftstore.demo.cluster import ClusterError
 from raftstore.demo.disk import DiskError
 from raftstore.demo.messages import JournalKind, Library, Plant
 from raftstore.errors import RaftStoreError
+from raftstore.testing.arguments import at_least, file_to_write
 from raftstore.testing.cluster.network import NetworkError
 from raftstore.testing.cluster.soak import Settings, Soak
 
@@ -28,7 +28,15 @@ COULD_NOT_RUN = 2
 def main() -> int:
     """The command."""
     arguments = _parser().parse_args()
-    signal.signal(signal.SIGTERM, _end)
+    try:
+        with interruptible():
+            return _run(arguments)
+    except KeyboardInterrupt:
+        print("stopped; no process, no file and no namespace was left behind", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(arguments: argparse.Namespace) -> int:
     try:
         libraries.check(arguments.library, arguments.journal, arguments.plant)
         settings = _settings(arguments)
@@ -48,15 +56,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--library", choices=get_args(Library), required=True, help="whose Raft the nodes run"
     )
-    parser.add_argument("--kills", type=int, default=200, help="SIGKILLs, at least (default: %(default)s)")
+    parser.add_argument(
+        "--kills", type=at_least(1), default=200, help="SIGKILLs, at least (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, help="of the schedule (default: the time)")
     parser.add_argument("--partitions", action="store_true", help="cut nodes off, too; needs root and ip")
     parser.add_argument("--backend", default="segmented", help="default: %(default)s")
     parser.add_argument("--strategy", default="DiskFirst", help="default: %(default)s")
     parser.add_argument("--flush-policy", default="Immediate", help="default: %(default)s")
-    parser.add_argument("--clients", type=int, default=8, help="default: %(default)s")
+    parser.add_argument("--clients", type=at_least(1), default=8, help="default: %(default)s")
     parser.add_argument(
-        "--compact-every", type=int, default=2000, metavar="ENTRIES", help="0: never (default: %(default)s)"
+        "--compact-every",
+        type=at_least(0),
+        default=2000,
+        metavar="ENTRIES",
+        help="0: never (default: %(default)s)",
     )
     parser.add_argument(
         "--power-cut", action="store_true", help="a kill cuts the node's power, too; needs root"
@@ -65,8 +79,10 @@ def _parser() -> argparse.ArgumentParser:
         "--journal", choices=get_args(JournalKind), default="raftstore", help="must fail: pysyncobj"
     )
     parser.add_argument("--plant", choices=get_args(Plant), help="plant a bug: it must fail")
-    parser.add_argument("--history", type=Path, metavar="FILE", help="keep the history, as JSON lines")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found")
+    parser.add_argument(
+        "--history", type=file_to_write, metavar="FILE", help="keep the history, as JSON lines"
+    )
+    parser.add_argument("--json", type=file_to_write, metavar="FILE", help="write what was found")
     parser.add_argument("--verbose", action="store_true", help="tell every kill and cut")
     return parser
 
@@ -94,11 +110,6 @@ def _tell(line: str) -> None:
 
 def _be_silent(_line: str) -> None:
     pass
-
-
-def _end(_number: int, _frame: object) -> None:
-    """Leave every context, so that no process, no file and no namespace stays behind."""
-    sys.exit("ended by a signal")
 
 
 if __name__ == "__main__":

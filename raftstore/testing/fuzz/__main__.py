@@ -21,7 +21,9 @@ from typing import Final
 
 import msgspec
 
+from raftstore.cli.ending import INTERRUPTED, interruptible
 from raftstore.errors import BackendMissingError
+from raftstore.testing.arguments import file_to_write
 from raftstore.testing.crash.provenance import provenance
 from raftstore.testing.fuzz.guided import COMMAND, memory
 from raftstore.testing.fuzz.report import Report, Result, save
@@ -47,25 +49,34 @@ def main() -> int:
     """The command."""
     arguments = _parser().parse_args()
     seed = int(time.time()) if arguments.seed is None else arguments.seed
+    try:
+        with interruptible():
+            results = _fuzz(arguments, seed)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    report = Report(seed, arguments.seconds, provenance(), results)
+    if arguments.json:
+        save(arguments.json, report)
+    return int(report.has_failed)
+
+
+def _fuzz(arguments: argparse.Namespace, seed: int) -> list[Result]:
+    """One target after the other, but those whose library is missing."""
     guided = importlib.util.find_spec("atheris") is not None
     if not guided:
         print("atheris is not installed: at random (pip install 'raftstore[fuzz]')", file=sys.stderr)
-    results: list[Result] = []
+    run, results = _guided if guided else _at_random, list[Result]()
     for name in arguments.target or NAMES:
         with tempfile.TemporaryDirectory(prefix="raftstore-fuzz-") as scratch:
             corpus = Path(arguments.corpus or scratch, name).resolve()
             corpus.mkdir(parents=True, exist_ok=True)
-            run = _guided if guided else _at_random
             try:
                 results.append(run(name, arguments.seconds, seed, corpus))
             except (ImportError, BackendMissingError) as error:
                 print(f"{name}: SKIPPED: {error}", flush=True)
                 continue
         print(_line(results[-1]), flush=True)
-    report = Report(seed, arguments.seconds, provenance(), results)
-    if arguments.json:
-        save(Path(arguments.json), report)
-    return int(report.has_failed)
+    return results
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=60.0, help="for each target")
     parser.add_argument("--seed", type=int, help="default: the time")
     parser.add_argument("--corpus", metavar="DIR", help="keep inputs there, and go on with those that are")
-    parser.add_argument("--json", metavar="FILE", help="write the numbers there, too")
+    parser.add_argument("--json", type=file_to_write, metavar="FILE", help="write the numbers there, too")
     return parser
 
 

@@ -9,20 +9,24 @@ from pathlib import Path
 
 import msgspec
 
+from raftstore.testing.arguments import at_least, backend, file_to_write
+from raftstore.testing.rot.plants import PLANTS
 from raftstore.testing.rot.run import Result, examine_rot
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m raftstore.testing.rot", description=__doc__)
-    parser.add_argument("--backend", default="segmented")
-    parser.add_argument("--cases", type=int, default=3000)
+    parser.add_argument("--backend", type=backend, default="segmented")
+    parser.add_argument("--cases", type=at_least(1), default=3000)
     parser.add_argument("--seed", type=int, default=None, help="default: the time")
-    parser.add_argument("--jobs", type=int, default=2, help="helper processes")
-    parser.add_argument("--verify-every", type=int, default=4, help="verify each so manieth store too")
-    parser.add_argument("--plant", default=None, help="a bug to plant, by name")
+    parser.add_argument("--jobs", type=at_least(1), default=2, help="helper processes")
+    parser.add_argument(
+        "--verify-every", type=at_least(1), default=4, help="verify each so manieth store too"
+    )
+    parser.add_argument("--plant", choices=sorted(PLANTS), default=None, help="a bug to plant")
     parser.add_argument("--keep", type=Path, default=None, help="where to keep the stores that failed")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--report", type=Path, default=None, help="write the JSON there, too")
+    parser.add_argument("--report", type=file_to_write, default=None, help="write the JSON there, too")
     given = parser.parse_args()
     result = examine_rot(
         given.backend,
