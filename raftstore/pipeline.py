@@ -89,10 +89,13 @@ class Pipeline:
             self.run(barrier())  # Is there room on the disk again?
         waiting = RoomWaiter(operation.size, ThreadWaiter())
         try:
-            self.queue_for_room(waiting)
-            self._sleep_for_room(waiting)
-            return self.admit_granted(operation, waiting)
-        finally:
+            try:
+                self.queue_for_room(waiting)
+                self._sleep_for_room(waiting)
+                return self.admit_granted(operation, waiting)
+            finally:
+                self._shielded(lambda: self.leave_room(waiting))
+        finally:  # Again: an interrupt may have come just before that began, or another one after.
             self._shielded(lambda: self.leave_room(waiting))
 
     def try_admit(self, operation: Operation[T]) -> tuple[Write | None, T] | None:
@@ -175,6 +178,7 @@ class Pipeline:
         self.check_may_wait()
         try:
             with self.lock:
+                self.ledger.closing = None  # Interrupts may have left that of an earlier attempt.
                 last = self.ledger.accept_last(barrier(), reason)
             if last is not None:
                 self.wait(last)
@@ -205,12 +209,13 @@ class Pipeline:
             if self._in_callback:
                 self.check_may_wait()
             try:
-                self._wait(target, timeout)
-            except BaseException:
-                self._shielded(lambda: self._desert(target))
-                if self._leader == get_ident():  # An interrupt must not leave the lead with nobody.
-                    self._shielded(self._lead)
-                self._shielded(self.schedule)
+                try:
+                    self._wait(target, timeout)
+                except BaseException:
+                    self._shielded(lambda: self._give_up(target))
+                    raise
+            except BaseException:  # Again: another interrupt may have come just before that began, or after.
+                self._shielded(lambda: self._give_up(target))
                 raise
         if target.error is not None:
             raise fresh(target.error)
@@ -260,6 +265,13 @@ class Pipeline:
             first = self._line.popleft() if self._line else None
         if first is not None:
             first.wake()
+
+    def _give_up(self, target: Waitable) -> None:
+        """An interrupt must not leave the lead with nobody, nor anybody asleep. Twice is fine."""
+        self._desert(target)
+        if self._leader == get_ident():
+            self._lead()
+        self.schedule()
 
     def _desert(self, target: Waitable) -> None:
         """This thread waits for `target` no more, wherever it was interrupted: as `_leave`."""
@@ -391,6 +403,15 @@ class Pipeline:
 
     def _shielded(self, step: Callable[[], None]) -> None:
         """Do `step`, again from its beginning whenever an interrupt cuts it short; then let that go on."""
+        try:
+            self._repeated(step)
+        except Exception:
+            raise
+        except BaseException:
+            self._repeated(step)  # Another interrupt may have come between two attempts.
+            raise
+
+    def _repeated(self, step: Callable[[], None]) -> None:
         interrupt: BaseException | None = None
         while True:
             try:

@@ -16,12 +16,13 @@ from log_tools import NEVER, both, in_the_end
 
 import raftstore
 from raftstore.entry import HardState, LogId
-from raftstore.errors import StoreFullError, TruncatedError
+from raftstore.errors import StoreClosedError, StoreFullError, TruncatedError
 from raftstore.log import RaftLog
+from raftstore.pipeline import Pipeline
 from raftstore.policy import Batch
 from raftstore.receipt import Receipt
 from raftstore.room import Room, RoomWaiter
-from raftstore.strategy import DiskFirst, Strategy
+from raftstore.strategy import DiskFirst, MemFirst, Strategy
 from raftstore.testing.memory import MemoryDisk
 from raftstore.testing.open_log import open_log
 from raftstore.testing.tools import PATIENCE_S, background, entry, outcome, run, span
@@ -234,3 +235,90 @@ def test_room_granted_when_an_interrupt_came_is_granted_once_and_given_back(give
         assert room.is_free(99, 1, 0)
         if not where:
             return
+
+
+# --- another interrupt in the cleanup of the first -------------------------------------------------------
+
+
+def struck(monkeypatch: pytest.MonkeyPatch, pipeline: Pipeline, times: int) -> None:
+    """The next `times` that the pipeline is about to finish what must be finished, it is interrupted."""
+    finish, strikes = pipeline._shielded, [KeyboardInterrupt() for _ in range(times)]
+
+    def interrupted(step: Callable[[], None]) -> None:
+        if strikes:
+            raise strikes.pop()
+        finish(step)
+
+    monkeypatch.setattr(pipeline, "_shielded", interrupted)
+
+
+@both
+def test_a_second_interrupt_does_not_leave_the_lead_with_who_is_gone(
+    strategy: Strategy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = MemoryDisk()
+    with open_log(disk, strategy) as log:
+        log.save([entry(1)])
+        struck(monkeypatch, log._pipeline, 2)
+        with pytest.raises(KeyboardInterrupt):
+            log.save([entry(2)])
+        check_goes_on_from_another_thread(log)
+
+
+def check_goes_on_from_another_thread(log: RaftLog) -> None:
+    outcome(background(lambda: log.save([entry(log.next_index)])))
+    assert log.durable_index == log.last_index == log.next_index - 1
+
+
+def test_what_must_be_finished_is_finished_wherever_a_second_interrupt_comes() -> None:
+    with open_log(MemoryDisk(), DiskFirst()) as log:
+        for step in count(1):
+            attempts: list[str] = []
+
+            def work(attempts: list[str] = attempts) -> None:
+                attempts.append("begun")
+                if len(attempts) == 1:
+                    raise KeyboardInterrupt
+                attempts.append("done")
+
+            with interrupt(step, is_core) as where, contextlib.suppress(KeyboardInterrupt):
+                log._pipeline._shielded(work)
+            assert not attempts or attempts[-1] == "done", where
+            if not where:
+                assert step > 5
+                return
+
+
+def test_a_second_interrupt_leaves_all_the_room_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = MemoryDisk()
+    with open_log(disk, DiskFirst(), pending_bytes_max=600) as log, disk.gate.closed():
+        leading = background(lambda: log.append(span(1, 4)))
+        disk.gate.wait_for_arrival()
+        pipeline = log._pipeline
+        with monkeypatch.context() as patch:
+            struck(patch, pipeline, 1)
+            patch.setattr(pipeline, "_sleep_for_room", interrupted_sleep)
+            with pytest.raises(KeyboardInterrupt):
+                log.append(span(4, 7))
+        disk.gate.open()
+        outcome(leading)
+        assert not pipeline.ledger.room.is_queued
+        outcome(background(lambda: log.append(span(4, 7))))
+
+
+def interrupted_sleep(_waiting: RoomWaiter) -> None:
+    raise KeyboardInterrupt
+
+
+def test_closing_again_after_two_interrupts_still_flushes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second came before what the first attempt had announced was taken back."""
+    disk = MemoryDisk()
+    log = open_log(disk, MemFirst(), NEVER)
+    log.append(span(1, 4))
+    with monkeypatch.context() as patch:
+        patch.setattr(log._pipeline, "wait", interrupted_sleep)
+        with pytest.raises(KeyboardInterrupt):
+            log.close()
+    log._pipeline.ledger.closing = StoreClosedError("closed")
+    log.close()
+    assert sorted(disk.state.entries) == [1, 2, 3]
