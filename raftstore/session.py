@@ -46,6 +46,8 @@ class Session:
         self.store = store
         self.gone: StoreClosedError | None = None
         """Why this session cannot be used any more, if so."""
+        self._released = False
+        """Nothing is left to be closed here: an interrupt may have come after `gone` was said."""
         mem_first, limits = isinstance(config.strategy, MemFirst), config.limits
         found = _found(store)
         view = View(found, cache_bytes=None if mem_first else limits.cache_bytes)
@@ -104,13 +106,13 @@ class Session:
     # --- the end -----------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Flush, end the threads, release the store. Twice is fine.
+        """Flush, end the threads, release the store. Twice is fine; after an interrupt, needed.
 
         Raises `StoreFullError`, and stays open, if acknowledged appends find no room on the disk;
         `StoreFailedError`, and is closed, if the disk failed before acknowledged appends were written.
         """
         with self._closing:
-            if self.gone is not None:
+            if self._released:
                 return
             closed = StoreClosedError("the log is closed; open it again")
             self.pipeline.close(closed)
@@ -121,14 +123,14 @@ class Session:
     def _close_abandoned(self) -> None:
         """In the flusher's thread, when the handle is garbage. Nobody can be told what goes wrong."""
         with self._closing:
-            if self.gone is None:
+            if not self._released:
                 self._close_anyway()
 
     def close_at_exit(self) -> None:
         """In the main thread, when the interpreter ends."""
-        if self.gone is None and self._closing.acquire(timeout=EXIT_TIMEOUT_S):
+        if not self._released and self._closing.acquire(timeout=EXIT_TIMEOUT_S):
             try:
-                if self.gone is None:  # pyright: ignore[reportUnnecessaryComparison]
+                if not self._released:  # pyright: ignore[reportUnnecessaryComparison]
                     self._close_anyway()
             finally:
                 self._closing.release()
@@ -155,6 +157,7 @@ class Session:
             self.store.close()
             self.notifier.close()
             _sessions.discard(self)
+        self._released = True
 
     def abandon(self) -> None:
         """The handle is garbage. Takes no lock and waits for nothing: it may run in any thread, anywhere."""
@@ -164,6 +167,7 @@ class Session:
     def forget_in_child(self) -> None:
         """After a fork, in the child: the parent has the store. No I/O but closing the lock's descriptor."""
         if self.gone is None:
+            self._released = True
             self.gone = StoreClosedError("the log belongs to the parent process; open it in the parent only")
             self.store.abandon_in_child()
             _inherited.append(self)  # So that no destructor of a backend runs here.

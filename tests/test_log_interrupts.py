@@ -143,6 +143,22 @@ def test_a_read_that_an_interrupt_cut_short_does_not_keep_the_log_from_closing()
             return
 
 
+@both
+def test_an_interrupt_at_any_step_of_closing_leaves_a_log_that_can_be_closed(strategy: Strategy) -> None:
+    for step in count(1):
+        disk = MemoryDisk()
+        log = open_log(disk, strategy, NEVER)
+        receipt = log.submit(span(1, 5))
+        raised = interrupted(step, log.close)
+        outcome(background(log.close))
+        assert disk.owner is None
+        assert list(disk.state.entries.values()) == span(1, 5)
+        receipt.wait(PATIENCE_S)
+        if not raised:
+            assert step > 100
+            return
+
+
 @pytest.mark.parametrize("timeout", [None, PATIENCE_S], ids=["may lead", "does not lead"])
 def test_an_interrupt_at_any_step_of_a_wait_leaves_the_lead_to_those_who_still_wait(
     monkeypatch: pytest.MonkeyPatch, timeout: float | None
