@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -481,6 +482,18 @@ def test_an_error_that_nobody_foresaw_is_not_taken_for_damage(
     status, _, err = run("verify", store)
     assert status == 2
     assert "RuntimeError: a bug" in err
+
+
+@pytest.mark.parametrize("command", ["demo", "torture", "compare", "verify"])
+def test_a_terminal_that_lacks_a_character_still_shows_the_help(command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from raftstore.cli import main; main()", command, "--help"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii:strict", "COLUMNS": "100"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"Exit status: 0" in done.stdout
 
 
 # --- ending early -----------------------------------------------------------------------------------------

@@ -215,6 +215,12 @@ def test_the_power_of_file_systems_in_files_there_is_cut(disk: Path) -> None:
     assert not list(disk.iterdir())
 
 
+def test_a_path_that_is_not_utf_8_is_told(tmp_path: Path) -> None:
+    done = torture(tmp_path / os.fsdecode(b"\xff"), "--seconds", "1")
+    assert done.returncode == 2
+    assert "\\udcff is not UTF-8" in done.stderr
+
+
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_leaves_nothing_behind(disk: Path, stop: signal.Signals) -> None:
     command = [sys.executable, "-c", "from raftstore.cli import main; main()", "torture", str(disk)]

@@ -104,7 +104,7 @@ def command(
             good = _check(path, _required(ledger, "--check"), as_json=json)
         else:
             settings = Settings(
-                path=path.absolute(),
+                path=_in_utf8(path.absolute()),
                 store=_store(config, backend, strategy, flush_policy),
                 seconds=seconds or (float("inf") if write else 30),
                 seed=random.randrange(10**6) if seed is None else seed,
@@ -138,6 +138,15 @@ def _store(
     backend_class(store.backend)  # says what to install, before any process does
     store.to_url()  # so the processes are told
     return store
+
+
+def _in_utf8(path: Path) -> Path:
+    """`path`, which the processes are told in JSON."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"the path {path} is not UTF-8") from error
+    return path
 
 
 def _required(ledger: str | None, option: str) -> str:
