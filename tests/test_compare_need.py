@@ -18,6 +18,7 @@ from raftstore.compare.against import Change, compare, differences
 from raftstore.compare.machine import Machine
 from raftstore.compare.measurement import LADDER, Measurement, ladder_ms
 from raftstore.compare.need import Need, judge
+from raftstore.compare.page.curves import ladders
 from raftstore.compare.report import VERSION, Report, as_json, load
 from raftstore.compare.rounds import Sample
 from raftstore.compare.summary import Row, summarize
@@ -193,6 +194,20 @@ def test_the_ladder_climbs_from_the_fastest_call_to_the_slowest() -> None:
     assert ladder == sorted(ladder)
     assert (ladder[0], ladder[LADDER.index(0.5)], ladder[-1]) == (0, 499, 999)
     assert ladder_ms([1.0]) == []
+
+
+def test_a_write_beside_which_no_bare_disk_was_measured_has_no_ratio() -> None:
+    (sample,) = samples_of(SAFE, "append-1x64B", [1.0])
+    (row,) = summarize([msgspec.structs.replace(sample, bare_s=None)])
+    assert row.ratio is None
+
+
+def test_a_ladder_of_other_quantiles_is_not_drawn() -> None:
+    (sample,) = samples_of(SAFE, "append-1x64B", [1.0])
+    for length, curves in ((2, 0), (len(LADDER), 1)):
+        measured = msgspec.structs.replace(sample.measured, ladder_ms=[1.0] * length)
+        drawn = ladders([msgspec.structs.replace(sample, measured=measured)], "append-1x64B")
+        assert len(drawn) == curves
 
 
 def test_bytes_written_grow_by_what_is_written(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from raftstore.compare.advice import advise
 from raftstore.compare.budget import Budget
 from raftstore.compare.cells import cells_of
 from raftstore.compare.machine import machine_of
+from raftstore.compare.measurement import LADDER
 from raftstore.compare.page.charts import CHARTS, figure_of, style
 from raftstore.compare.page.write import write_page
 from raftstore.compare.report import Report, as_json
@@ -193,6 +194,22 @@ def test_the_same_line_means_the_same_policy_in_every_chart(report: Report) -> N
             for line in figure.axes[0].lines:
                 if "Immediate" in str(line.get_label()):
                     assert line.get_linestyle() == "-", chart.name
+
+
+def test_an_axis_of_less_than_a_decade_has_ticks_too(report: Report) -> None:
+    ladder = [0.15 + step / 50 for step in range(len(LADDER))]
+    narrow = [
+        msgspec.structs.replace(sample, measured=msgspec.structs.replace(sample.measured, ladder_ms=ladder))
+        for sample in report.samples
+    ]
+    chart = next(chart for chart in CHARTS if chart.name == "latency-disk-first")
+    with style():
+        figure = figure_of(chart, msgspec.structs.replace(report, samples=narrow))
+        assert figure is not None
+        figure.draw_without_rendering()
+    (axes,) = figure.axes
+    low, high = axes.get_xlim()
+    assert [round(tick, 3) for tick in axes.get_xticks() if low <= tick <= high] == [0.2, 0.5]
 
 
 def test_every_measured_number_of_callers_has_its_tick(report: Report) -> None:
