@@ -47,6 +47,7 @@ def test_a_broken_backend_is_caught(
     broken: type[BrokenBackend], test: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("raftstore.testing.tools.PATIENCE_S", 0)  # Nothing of it ever gets better.
     with pytest.raises(AssertionError) as caught:
         getattr(SuiteFor(broken), test)(tmp_path)
     assert not isinstance(caught.value, ContractViolationError), "the test itself broke the contract"
@@ -95,6 +96,7 @@ def test_a_broken_toy_is_caught(
     suite: type[ToySuite], test: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("raftstore.testing.tools.PATIENCE_S", 0)  # Nothing of it ever gets better.
     with pytest.raises(AssertionError):
         getattr(suite(), test)(tmp_path)
 
