@@ -267,11 +267,13 @@ class Pipeline:
             first.wake()
 
     def _give_up(self, target: Waitable) -> None:
-        """An interrupt must not leave the lead with nobody, nor anybody asleep. Twice is fine."""
+        """An interrupt must leave no lead with nobody, nobody asleep, and nothing untold. Twice is fine."""
         self._desert(target)
         if self._leader == get_ident():
             self._lead()
         self.schedule()
+        self.notify()
+        self.wish(IDLE_S)
 
     def _desert(self, target: Waitable) -> None:
         """This thread waits for `target` no more, wherever it was interrupted: as `_leave`."""

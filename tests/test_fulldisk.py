@@ -85,6 +85,14 @@ def test_what_is_said_of_the_commit_index_beside_a_refused_save_counts(
     assert (newest, newest.commit) == (vote, left)
 
 
+def test_an_append_that_is_kept_is_not_urgent_any_more() -> None:
+    """It was accepted behind a truncation, and its caller waits. Urgent, it is tried without a pause."""
+    append = held_back()
+    append.be_urgent()
+    newest = rechain(DURABLE, sort_out(DURABLE, [append], append.number))
+    assert (newest, newest.urgent_total) == (append, DURABLE.urgent_total)
+
+
 def test_once_a_full_disk_refused_what_was_acknowledged_nothing_more_is_taken_into_memory(
     disk: MemoryDisk,
 ) -> None:

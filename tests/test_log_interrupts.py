@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import linecache
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from itertools import count
 from pathlib import Path
 from types import FrameType
@@ -25,7 +25,7 @@ from raftstore.room import Room, RoomWaiter
 from raftstore.strategy import DiskFirst, MemFirst, Strategy
 from raftstore.testing.memory import MemoryDisk
 from raftstore.testing.open_log import open_log
-from raftstore.testing.tools import PATIENCE_S, background, entry, outcome, run, span
+from raftstore.testing.tools import PATIENCE_S, background, entry, eventually, outcome, run, span
 from raftstore.waiting import ThreadWaiter
 from raftstore.window import Window
 
@@ -140,6 +140,22 @@ def test_a_read_that_an_interrupt_cut_short_does_not_keep_the_log_from_closing()
         log.close()
         if not raised:
             assert step > 10
+            return
+
+
+@both
+def test_an_interrupt_at_any_step_of_a_call_keeps_nobody_from_being_told_what_is_durable(
+    strategy: Strategy,
+) -> None:
+    for step in count(1 if strategy == DiskFirst() else 2, STRIDE):
+        told = [0]
+        with open_log(MemoryDisk(), strategy) as log:
+            log.on_durable(told.append)
+            raised = interrupted(step, lambda log=log: log.save([entry(1)]))  # type: ignore[misc]
+            in_time = partial(lambda log, told: told[-1] == log.durable_index, log, told)
+            eventually(in_time, "the callback is told, and no write comes after")
+        if not raised:
+            assert step > 100
             return
 
 
