@@ -12,9 +12,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from raftstore_asyncio_kv.__main__ import main
 from raftstore_asyncio_kv.client import Client
 from raftstore_asyncio_kv.wire import Seen
 
+import raftstore
 from raftstore.demo.cluster import free_ports
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -281,3 +283,40 @@ def test_a_cluster_that_is_told_to_stop_goes_on_where_it_was(cluster: Cluster) -
     finally:
         print(*map(cluster.said, names))
     assert "Error" not in "".join(map(cluster.said, names))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["node", "n9"], "n9 is none of the cluster: n1, n2, n3"),
+        (["--cluster", "n1", "status"], "write NAME=HOST:PORT"),
+        (["--cluster", "n1=localhost", "status"], "write NAME=HOST:PORT"),
+    ],
+)
+def test_a_node_without_an_address_is_refused_and_makes_no_directory(
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["raftstore_asyncio_kv", *arguments])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 2
+    assert words in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@segmented
+def test_a_second_node_on_one_directory_is_told_who_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"segmented://{tmp_path}/raft?lock_timeout_ms=0"
+    monkeypatch.setattr(
+        sys, "argv", ["raftstore_asyncio_kv", "node", "n1", "--data", str(tmp_path), "--log", url]
+    )
+    with raftstore.open(url), pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == f"n1: {tmp_path}/raft is open in this process: close it there first"

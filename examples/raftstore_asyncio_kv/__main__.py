@@ -6,9 +6,10 @@ import argparse
 import asyncio
 import contextlib
 import signal
+import sys
 from pathlib import Path
 
-from raftstore import aio
+from raftstore import RaftStoreError, aio
 
 from .client import Client
 from .node import Node
@@ -17,18 +18,27 @@ CLUSTER = "n1=127.0.0.1:7001,n2=127.0.0.1:7002,n3=127.0.0.1:7003"
 
 
 def main() -> None:
-    arguments = _parser().parse_args()
-    addresses = dict(member.split("=") for member in arguments.cluster.split(","))
-    if arguments.action == "node":
-        asyncio.run(_node(arguments, addresses))
-    else:
+    parser = _parser()
+    arguments = parser.parse_args()
+    addresses: dict[str, str] = arguments.cluster
+    if arguments.action != "node":
         asyncio.run(_client(arguments, addresses))
+        return
+    if arguments.name not in addresses:
+        parser.error(f"{arguments.name} is none of the cluster: {', '.join(addresses)}")
+    try:
+        asyncio.run(_node(arguments, addresses))
+    except RaftStoreError as error:
+        sys.exit(f"{arguments.name}: {error}")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m raftstore_asyncio_kv", description=__doc__)
     parser.add_argument(
-        "--cluster", default=CLUSTER, help="NAME=HOST:PORT of all members (default: %(default)s)"
+        "--cluster",
+        type=_addresses,
+        default=CLUSTER,
+        help="NAME=HOST:PORT of all members (default: %(default)s)",
     )
     actions = parser.add_subparsers(dest="action", required=True)
     node = actions.add_parser("node", help="run a member of the cluster")
@@ -42,6 +52,15 @@ def _parser() -> argparse.ArgumentParser:
     actions.add_parser("get", help="read a key").add_argument("key")
     actions.add_parser("status", help="what each node knows")
     return parser
+
+
+def _addresses(text: str) -> dict[str, str]:
+    members = [member.partition("=") for member in text.split(",")]
+    for name, _, address in members:
+        host, _, port = address.rpartition(":")
+        if not (name and host and port.isdecimal()):
+            raise argparse.ArgumentTypeError("write NAME=HOST:PORT,NAME=HOST:PORT,…")
+    return {name: address for name, _, address in members}
 
 
 async def _node(arguments: argparse.Namespace, addresses: dict[str, str]) -> None:
