@@ -215,6 +215,18 @@ def test_the_power_of_file_systems_in_files_there_is_cut(disk: Path) -> None:
     assert not list(disk.iterdir())
 
 
+def test_a_disk_too_small_for_copies_is_told_in_one_sentence(
+    tmp_path: Path, here: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def copy(*_: object) -> None:
+        raise shutil.Error([("a", "b", "[Errno 28] No space left"), ("c", "d", "[Errno 28] No space left")])
+
+    monkeypatch.setattr("raftstore.cli.torture.torture", copy)
+    ended = here(tmp_path)
+    assert ended.status == 2
+    assert ended.err == "it could not run: [Errno 28] No space left\n"
+
+
 def test_a_path_that_is_not_utf_8_is_told(tmp_path: Path) -> None:
     done = torture(tmp_path / os.fsdecode(b"\xff"), "--seconds", "1")
     assert done.returncode == 2

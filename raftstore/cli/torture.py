@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -257,7 +258,8 @@ def _check(path: Path, file: str, *, as_json: bool) -> bool:
 
 
 def _fail(error: Exception) -> NoReturn:
-    typer.echo(f"it could not run: {printable(str(error))}", err=True)
+    reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error  # of many, the first
+    typer.echo(f"it could not run: {printable(str(reason))}", err=True)
     raise typer.Exit(COULD_NOT_RUN)
 
 
