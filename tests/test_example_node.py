@@ -102,6 +102,51 @@ def test_two_candidates_of_one_term_do_not_both_get_the_vote(tmp_path: Path, str
     play(tmp_path, scene, strategy)
 
 
+class Voter:
+    """A channel to a node that says nothing before it is `asked`."""
+
+    address = "nowhere"
+
+    def __init__(self, vote: Voted, asked: asyncio.Event) -> None:
+        self._vote = vote
+        self._asked = asked
+
+    async def call(self, request: Request, timeout_s: float) -> Reply:
+        await self._asked.wait()
+        return self._vote
+
+
+@both
+def test_nobody_leads_whose_election_is_won_while_a_newer_term_is_on_its_way_to_the_disk(
+    tmp_path: Path, strategy: Strategy
+) -> None:
+    """Such a node took up a term that its own log knew to be over, and ended."""
+
+    async def scene(stage: Stage) -> None:
+        async def elect() -> None:
+            if await stage.node._is_elected(ask):
+                await stage.node._lead(ask.term)
+
+        ask = await stage.node._stand()
+        assert ask is not None
+        asked = asyncio.Event()
+        vars(stage.node)["_channels"] = {
+            "n2": Voter(Voted(ask.term, granted=True), asked),
+            "n3": Voter(Voted(ask.term + 1, granted=False), asked),
+        }
+        with stage.disk.gate.closed():
+            running = asyncio.create_task(elect())
+            await asyncio.sleep(0)
+            asked.set()  # Both answers come at once.
+            await asyncio.to_thread(stage.disk.gate.wait_for_arrival)
+            await asyncio.wait([running], timeout=0.3)
+        await running
+        assert stage.log.hard_state.term == ask.term + 1
+        assert stage.node._leadership is None
+
+    play(tmp_path, scene, strategy)
+
+
 @both
 def test_entries_are_durable_before_they_are_acknowledged(tmp_path: Path, strategy: Strategy) -> None:
     async def scene(stage: Stage) -> None:

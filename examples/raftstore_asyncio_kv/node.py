@@ -151,22 +151,23 @@ class Node:
             waiting = set(calls)
             while missing > 0 and waiting:
                 done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                missing -= sum([call.result() for call in done])
+                for vote in [call.result() for call in done]:
+                    if vote is not None:
+                        await self._catch_up(vote.term)
+                        missing -= vote.granted
         finally:
             for call in calls:
                 call.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
         return missing <= 0
 
-    async def _ask(self, channel: Channel, ask: AskVote) -> bool:
+    async def _ask(self, channel: Channel, ask: AskVote) -> Voted | None:
+        """Ask, and no more: this may be cancelled, and the entry into a term must be durable or not begun."""
         try:
             reply = await channel.call(ask, ELECTION_S[0])
         except OSError:
-            return False
-        if not isinstance(reply, Voted):
-            return False
-        await self._catch_up(reply.term)
-        return reply.granted
+            return None
+        return reply if isinstance(reply, Voted) else None
 
     async def _vote(self, ask: AskVote) -> Voted:
         """Vote, at most once in a term, and only for a log that holds everything we have acknowledged.
