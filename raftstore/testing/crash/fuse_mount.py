@@ -16,6 +16,7 @@ from typing import Final, Self
 
 import msgspec
 
+from raftstore.testing.crash.block_mount import is_mounted
 from raftstore.testing.crash.fuse_diary import FuseFault, Order
 from raftstore.testing.crash.patience import PATIENCE_S
 from raftstore.testing.crash.record import Record
@@ -79,7 +80,7 @@ class Mount:
         finally:  # whatever interrupts it, the rest is done
             self._words.close()
             _unmount(self._place)
-            if not self._place.is_mount():  # a driven process may have gone on in the bare directory
+            if not is_mounted(self._place):  # a driven process may have gone on in the bare directory
                 shutil.rmtree(self._place, ignore_errors=True)
 
     def begin(self, events: Path, fault: FuseFault | None) -> Path:
@@ -132,6 +133,6 @@ class Mount:
 def _unmount(place: Path) -> None:
     """Usually there is nothing to do any more."""
     until = time.monotonic() + 60
-    while place.is_mount() and time.monotonic() < until:
+    while is_mounted(place) and time.monotonic() < until:
         subprocess.run(["fusermount3", "-u", "-z", "-q", str(place)], check=False)
         time.sleep(0.01)
