@@ -195,3 +195,15 @@ def test_the_reserve_takes_the_largest_metadata_whatever_the_segment_size(
             backend.write(WriteBatch(4, entries=[Entry(1, 1, b"x")]))
     with opened(disk, SEGMENT_BYTES_MIN) as backend:
         assert (backend.recovery.meta, backend.recovery.hard_state) == (b"b" * META_BYTES_MAX, b"later")
+
+
+def test_a_reserve_of_another_size_is_made_anew_when_the_store_is_opened() -> None:
+    """It is that of other options, or of an older version: it may be too small."""
+    disk = SimulatedDisk()
+    with opened(disk) as backend:
+        append(backend, 1)
+        size = len(disk.image()["reserve"])
+    disk.unlink("reserve")
+    plant(disk, "reserve", size // 2)
+    with opened(disk):
+        assert disk.image()["reserve"] == bytes(size)
