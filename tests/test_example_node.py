@@ -123,7 +123,7 @@ def test_nobody_leads_whose_election_is_won_while_a_newer_term_is_on_its_way_to_
     """Such a node took up a term that its own log knew to be over, and ended."""
 
     async def scene(stage: Stage) -> None:
-        async def elect() -> None:
+        async def elect(ask: AskVote) -> None:
             if await stage.node._is_elected(ask):
                 await stage.node._lead(ask.term)
 
@@ -135,7 +135,7 @@ def test_nobody_leads_whose_election_is_won_while_a_newer_term_is_on_its_way_to_
             "n3": Voter(Voted(ask.term + 1, granted=False), asked),
         }
         with stage.disk.gate.closed():
-            running = asyncio.create_task(elect())
+            running = asyncio.create_task(elect(ask))
             await asyncio.sleep(0)
             asked.set()  # Both answers come at once.
             await asyncio.to_thread(stage.disk.gate.wait_for_arrival)
