@@ -305,6 +305,18 @@ def listening(file: Path) -> Generator[str]:
         thread.join(120)
 
 
+def test_a_ledger_in_which_nothing_is_acknowledged_shows_nothing(
+    here: Callable[..., Ended], tmp_path: Path
+) -> None:
+    with Ledger(str(tmp_path / "ledger")) as ledger:
+        ledger.announce("store-000000", Plan(backend="segmented", seed=7))
+        ledger.tell(Kind.STARTED, 1)
+    (tmp_path / DIRECTORY).mkdir()
+    ended = here(tmp_path, "--check", "--ledger", str(tmp_path / "ledger"))
+    assert ended.status == 1
+    assert "so nothing is shown" in ended.out
+
+
 def test_after_a_loss_of_power_the_ledger_tells_what_is_missing(
     here: Callable[..., Ended], disk: Path, tmp_path: Path
 ) -> None:

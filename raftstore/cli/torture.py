@@ -239,7 +239,8 @@ def _is_on_same_disk(path: Path, ledger: Path) -> bool:
 
 def _check(path: Path, file: str, *, as_json: bool) -> bool:
     found = list(powerloss.check(path.absolute(), read_ledger(Path(file))))
-    good = all(one.verdict is Verdict.OK for one in found)
+    lost = [one for one in found if one.verdict is not Verdict.OK]
+    good = not lost and any(one.acknowledged for one in found)
     if as_json:
         typer.echo(msgspec.json.encode({"good": good, "stores": found}).decode())
         return good
@@ -250,9 +251,12 @@ def _check(path: Path, file: str, *, as_json: bool) -> bool:
         )
         console.print(printable(words), highlight=False, markup=False, soft_wrap=True)
     style = "bold green" if good else "bold red"
-    sentence = (
-        "Everything acknowledged is there." if good else "This disk lost what it had reported as synced."
-    )
+    if lost:
+        sentence = "This disk lost what it had reported as synced."
+    elif good:
+        sentence = "Everything acknowledged is there."
+    else:
+        sentence = "Nothing was acknowledged before the power failed, so nothing is shown: give it more time."
     console.print(sentence, style=style, highlight=False, markup=False)
     return good
 

@@ -112,7 +112,7 @@ def test_runs_of_the_fuzzers_add_up_by_target_and_what_they_found_fails_the_comm
         whole.take_fuzz(tmp_path / "fuzz.json")
     assert whole.has_failed
     assert "| lock | 1,500 | 4 | 1 |" in page(whole)
-    assert "a decoder hung" in page(whole)
+    assert page(whole).count("a decoder hung") == 1  # among what was found, not among what was left out
 
 
 def test_the_page_names_no_directory_of_the_machine() -> None:

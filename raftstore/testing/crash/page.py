@@ -312,12 +312,6 @@ def _notes(whole: Sum) -> str:
         for backend in whole.backends
     }
     found = [f"{backend}: {note}" for backend, notes in left_out.items() for note in sorted(notes)]
-    found += [
-        f"fuzzing: {result.target}: {result.found}"
-        for report in whole.fuzz
-        for result in report.results
-        if result.found is not None
-    ]
     return bullets(found) if found else "Nothing."
 
 
