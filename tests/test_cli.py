@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,17 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return int(left.value.code or 0), out, err
 
     return call
+
+
+def test_the_version_is_that_of_the_installed_package(run: Run) -> None:
+    assert run("--version") == (0, f"raftstore {version('raftstore')}\n", "")
+
+
+def test_the_module_is_the_command() -> None:
+    command = [sys.executable, "-W", "error", "-m", "raftstore", "inspect"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Missing argument" in done.stderr
 
 
 def fill(path: Path, backend: str, *, clean: bool = True) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Final
+from importlib.metadata import version
+from typing import Annotated, Final
 
 import rich as _rich  # pyright: ignore[reportUnusedImport]  # noqa: F401  # missing? say so before a command runs
 import typer
@@ -27,6 +28,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="The durable log under a Raft node.",
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"raftstore {version('raftstore')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    """What stands before a command."""
 
 
 def _add(name: str, summary: str) -> None:

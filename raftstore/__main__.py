@@ -1,0 +1,5 @@
+"""`python -m raftstore`: the command `raftstore`."""
+
+from raftstore.cli import main
+
+main()
