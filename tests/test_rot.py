@@ -33,7 +33,7 @@ PLANTED = [
     for name in backend_names()
     for bug in plants_for(name)
 ]
-CASES = 3000 if thorough() else 200
+CASES = 3000 if thorough() else 120
 VERIFY_EVERY = {"segmented": 2, "lmdb": 10, "rocksdb": 4}
 """Looking at every page of an LMDB file takes longer than all the rest."""
 
