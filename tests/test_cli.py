@@ -519,6 +519,23 @@ def test_a_command_that_is_told_to_stop_is_interrupted(number: signal.Signals) -
     assert signal.getsignal(number) is before
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_told_to_stop_twice_at_once_removes_what_it_made(number: signal.Signals) -> None:
+    """As `timeout` and a terminal that is closed do it."""
+    removed: list[str] = []
+
+    def command() -> None:
+        try:
+            signal.raise_signal(number)
+        finally:
+            signal.raise_signal(number)
+            removed.append("it")
+
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        command()
+    assert removed
+
+
 def test_a_command_under_nohup_goes_on_when_its_terminal_is_closed() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
