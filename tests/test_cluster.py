@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +25,7 @@ from raftstore.testing.cluster.report import Report
 from raftstore.testing.cluster.schedule import Cut, Round, Strike, plan
 from raftstore.testing.cluster.soak import Settings, Soak
 from raftstore.testing.linearizability import Verdict, check
-from raftstore.testing.tools import PATIENCE_S
+from raftstore.testing.tools import PATIENCE_S, background, outcome
 
 # --- the schedule --------------------------------------------------------------------------------------
 
@@ -238,6 +239,27 @@ def test_a_journal_that_loses_what_it_never_synced_is_found_out(tmp_path: Path) 
     is_lost = report["lines"] is None or report["lines"]["lost"]  # None: so much that it could not go on
     assert report["history"]["violations"] or is_lost, done.stdout
     assert "NOT GOOD" in done.stdout
+
+
+def test_an_interrupt_while_the_clients_are_being_started_ends_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that had begun went on for ever, and whoever had started them waited for them."""
+    clients, submit = Clients([cast("NodeProcess", OneNode())], 4, seed=1), ThreadPoolExecutor.submit
+    started: list[Future[Any]] = []
+
+    def interrupted(*arguments: Any) -> Future[Any]:
+        if started:
+            raise KeyboardInterrupt
+        started.append(submit(*arguments))
+        return started[0]
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
+    starting = background(lambda: clients.writing().__enter__())
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            outcome(starting)
+    finally:
+        clients._ended.set()
+    assert started[0].done()
 
 
 def test_before_every_strike_a_line_was_acknowledged_however_slow_the_cluster_is() -> None:

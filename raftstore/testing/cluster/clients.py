@@ -49,8 +49,8 @@ class Clients:
         """The clients work while the block runs. Raises what one of them did not expect."""
         self._ended.clear()
         with ThreadPoolExecutor(len(self._names)) as pool:
-            working = [pool.submit(self._work, name) for name in self._names]
             try:
+                working = [pool.submit(self._work, name) for name in self._names]
                 yield
             finally:
                 self._ended.set()
