@@ -229,7 +229,7 @@ def test_what_a_demo_that_was_killed_has_mounted_is_removed_by_the_next(
     places = tmp_path / "with blanks"
     places.mkdir()
     environment = {**os.environ, "TMPDIR": str(places)}
-    line = [*DEMO, "--journal", "pysyncobj", "--power-cut"]
+    line = [*DEMO, "--journal", "pysyncobj", "--power-cut", "--kills", "0", "--seconds", str(TIMEOUT_S)]
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=environment) as run:
         try:
             assert run.stdout is not None
