@@ -111,6 +111,8 @@ class Ledger:
         self.closing: RaftStoreError | None = None
         """Set while the last flush runs: nothing more is accepted, what was accepted is still written."""
         self.is_full = False
+        self._kept_number = 0
+        """Up to here a full disk kept what readers had seen. The view may count it as not shown yet."""
         self.commit_raised_at = 0.0
         self.last_flush_end = self.oldest_pending = time.monotonic()
         self._policy = policy
@@ -162,8 +164,12 @@ class Ledger:
     @property
     def has_lost_acknowledged(self) -> bool:
         """The disk failed, and appends that readers have seen will never be durable."""
-        shown = (write for write in self.undurable() if write.number <= self.view.number)
+        shown = (write for write in self.undurable() if self.is_shown(write))
         return isinstance(self.end, StoreFailedError) and any(write.entries for write in shown)
+
+    def is_shown(self, write: Write) -> bool:
+        """Whether readers have seen `write`."""
+        return write.number <= max(self.view.number, self._kept_number)
 
     def raise_commit(self, index: int) -> None:
         self.check_writable()
@@ -434,6 +440,7 @@ class Ledger:
         self.taken = fates.ahead[-1] if fates.ahead else self.durable
         self.view.number = self.durable.number
         self.is_full = bool(fates.kept)
+        self._kept_number = self.accepted.number if self.is_full else 0
         self._retry_at = time.monotonic() + RETRY_FULL_S
         self.durable_index = self._watermark()
         self._refuse_all(fates.refused, cause, woken)
@@ -444,6 +451,8 @@ class Ledger:
             self.in_flight = Group(base, fates.ahead, self._batch(base, fates.ahead, commit), commit)
         else:
             self.view.apply(fates.kept)
+        if not self.is_full:
+            woken += self.grant_room()
         return woken
 
     def _refuse_all(self, refused: list[Write], cause: OSError, woken: list[Waiter]) -> None:

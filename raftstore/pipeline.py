@@ -201,7 +201,10 @@ class Pipeline:
         if operation.durable or not self.ledger.mem_first:
             return write
         self.schedule()
-        return None if write.number <= self.ledger.view.number else write
+        if write.number <= self.ledger.view.number:
+            return None
+        with self.lock:
+            return None if self.ledger.is_shown(write) else write
 
     def wait(self, target: Waitable, timeout: float | None = None) -> None:
         """Until `target` is done, leading flushes meanwhile; raises its error, or `TimeoutError`."""
@@ -433,21 +436,25 @@ class Pipeline:
 
         A raised commit index goes along. False if there is nothing, or it cannot go on now.
         """
-        with self.lock:
-            group = self.ledger.take()
-        if group is not None and not group.written:
-            group = self._write(group)
-        if group is None:
-            return False
-        with self.lock:
-            self.ledger.settle(group)
-            others = self._line_up(group.to_wake)
-        if others:
-            wake_all(others)
-        with self.lock:
-            woken = self.ledger.finish()
-        if woken:
-            wake_all(woken)
+        try:
+            with self.lock:
+                group = self.ledger.take()
+            if group is not None and not group.written:
+                group = self._write(group)
+            if group is None:
+                return False
+            with self.lock:
+                self.ledger.settle(group)
+                others = self._line_up(group.to_wake)
+            if others:
+                wake_all(others)
+            with self.lock:
+                woken = self.ledger.finish()
+            if woken:
+                wake_all(woken)
+        except Exception as error:  # Out of memory, say: who would lead on?
+            self.fail(error)
+            raise
         self.notify()
         self.wish(IDLE_S)
         return True
@@ -475,14 +482,10 @@ class Pipeline:
 
         The lock is held until all of it is done, interrupted or not: nobody sees half of it.
         """
-        try:
-            with self.lock:
-                fates, woken = self.ledger.sort_out(), list[Waiter]()
-                self._shielded(lambda: wake_all(self.ledger.refuse(fates, cause, woken)))
-                group = self.ledger.in_flight
-        except Exception as error:
-            self.fail(error)
-            raise
+        with self.lock:
+            fates, woken = self.ledger.sort_out(), list[Waiter]()
+            self._shielded(lambda: wake_all(self.ledger.refuse(fates, cause, woken)))
+            group = self.ledger.in_flight
         return group if group is None or group.written else self._write(group)
 
     def fail(self, cause: BaseException) -> None:

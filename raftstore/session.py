@@ -166,8 +166,9 @@ class Session:
 
     def forget_in_child(self) -> None:
         """After a fork, in the child: the parent has the store. No I/O but closing the lock's descriptor."""
-        if self.gone is None:
+        if not self._released:  # An interrupt may have left a session that is gone, and has the store.
             self._released = True
+            self._closing = Lock()  # A thread of the parent's may have it.
             self.gone = StoreClosedError("the log belongs to the parent process; open it in the parent only")
             self.store.abandon_in_child()
             _inherited.append(self)  # So that no destructor of a backend runs here.

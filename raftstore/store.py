@@ -85,12 +85,20 @@ class Store:
         self._witness.note(number, clean=clean)
 
     def close(self) -> None:
-        """Close the backend and let the next one in. Twice is fine."""
+        """Close the backend and let the next one in. Twice is fine; after an interrupt, needed.
+
+        An interrupt lets nobody in while the backend may still write.
+        """
         try:
             self.backend.close()
-        finally:
-            self._witness.close()
-            self._lock.release()
+        except Exception:
+            self._let_go()
+            raise
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._witness.close()
+        self._lock.release()
 
     def abandon_in_child(self) -> None:
         """After a fork, in the child: close this process's copies of the descriptors, and do no more."""

@@ -19,7 +19,7 @@ class View:
 
     def __init__(self, found: Write, *, cache_bytes: int | None) -> None:
         self.shape = found.shape
-        self.number = found.number
+        self.number = self._held = found.number
         self.window = Window(found.shape.next_index)
         self.cache = ChunkCache()
         self.generation = 0
@@ -30,16 +30,20 @@ class View:
         """None: the window holds everything."""
 
     def apply(self, writes: Sequence[Write]) -> None:
-        """Show the next `writes`, all at once. Repeating it, or writes shown before, changes nothing."""
+        """Show the next `writes`, all at once. Repeating it, or writes shown before, changes nothing.
+
+        What an interrupt cut short goes on at the write that it hit: earlier ones may not fit any more.
+        """
         if not writes or writes[-1].number <= self.number:
             return
         window = self.window
         for write in writes:
-            if write.number > self.number:
+            if write.number > self._held:
                 if write.truncate_from is not None or write.anchor is not None:
                     self._take_away(write)
                 if write.entries:
                     window.extend(write.entries, write.size)
+                self._held = write.number
         self.shape = writes[-1].shape
         self.number = writes[-1].number
         if self._cache_bytes is not None and window.bytes + self.cache.bytes > self._cache_bytes:
@@ -49,8 +53,8 @@ class View:
         self.generation += 1
         self.cuts += write.truncate_from is not None
         if write.truncate_from is not None and write.truncate_from < self.window.next_index:
-            self.window.truncate(write.truncate_from)
             self.cache.truncate(write.truncate_from)
+            self.window.truncate(write.truncate_from)  # Last: whether it is to be done shows there.
         if write.anchor is not None:
             self.window.drop_before(write.anchor.index + 1)
             self.cache.drop_before(write.anchor.index + 1)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import time
 
 import pytest
 from log_tools import NEVER, both, in_the_end, policies
 
 from raftstore.entry import NO_ENTRY, HardState, LogId
-from raftstore.errors import BackpressureError, GapError, StoreFullError
+from raftstore.errors import BackpressureError, GapError, StoreFailedError, StoreFullError
 from raftstore.log import RaftLog
 from raftstore.policy import FlushPolicy
 from raftstore.strategy import DiskFirst, MemFirst, Strategy
@@ -253,6 +254,34 @@ def test_a_refused_conflict_does_not_say_that_it_took_entries_back(
         assert log.entries(1) == span(1, 4)
         receipt.wait(PATIENCE_S)
         disk.full = False
+
+
+def test_who_waits_for_room_behind_what_a_full_disk_refuses_gets_an_answer(disk: MemoryDisk) -> None:
+    with open_log(disk, DiskFirst(), pending_bytes_max=600) as log:
+        disk.full = True
+        with disk.gate.closed():
+            refused = background(lambda: log.append(span(1, 4)))
+            disk.gate.wait_for_arrival()
+            waiting = background(lambda: log.append(span(1, 4)))
+            eventually(lambda: log._session.pipeline.ledger.room.is_queued, "the second waits for room")
+        for call in (refused, waiting):
+            with pytest.raises(StoreFullError):
+                outcome(call)
+        disk.full = False
+
+
+def test_closing_tells_what_is_lost_if_the_disk_fails_while_a_vote_goes_ahead_of_it(disk: MemoryDisk) -> None:
+    log = open_log(disk, MemFirst(), NEVER)
+    log.append(span(1, 4))
+    disk.full = True
+    with pytest.raises(StoreFullError):
+        log.flush()
+    disk.fail_next(OSError(errno.ENOSPC, "full"))
+    disk.fail_next(OSError(errno.EIO, "bad sector"))
+    with pytest.raises(StoreFailedError):
+        log.save_hard_state(HardState(2, "a"))
+    with pytest.raises(StoreFailedError):
+        log.close()
 
 
 def test_flush_on_a_full_disk_says_so(disk: MemoryDisk) -> None:

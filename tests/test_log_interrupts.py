@@ -16,18 +16,22 @@ from log_tools import NEVER, both, in_the_end
 
 import raftstore
 from raftstore.entry import HardState, LogId
-from raftstore.errors import StoreClosedError, StoreFullError, TruncatedError
+from raftstore.errors import StoreClosedError, StoreFailedError, StoreFullError, TruncatedError
+from raftstore.ledger import Group
 from raftstore.log import RaftLog
 from raftstore.pipeline import Pipeline
 from raftstore.policy import Batch
 from raftstore.receipt import Receipt
 from raftstore.room import Room, RoomWaiter
+from raftstore.shape import Shape
 from raftstore.strategy import DiskFirst, MemFirst, Strategy
 from raftstore.testing.memory import MemoryDisk
 from raftstore.testing.open_log import open_log
 from raftstore.testing.tools import PATIENCE_S, background, entry, eventually, outcome, run, span
+from raftstore.view import View
 from raftstore.waiting import ThreadWaiter
-from raftstore.window import Window
+from raftstore.window import Window, size_of
+from raftstore.write import appending, changing, first_write
 
 CORE = Path(raftstore.__file__).parent
 
@@ -244,6 +248,87 @@ def test_a_change_of_the_window_that_an_interrupt_cut_short_can_be_repeated(name
         )
         if not raised:
             return
+
+
+def shown(step: int) -> tuple[View, bool]:
+    """Entries 3 to 6, then more, cut twice, and others; and whether showing that has so many steps.
+
+    It is interrupted at this one, and again when that is repeated.
+    """
+    durable = first_write(7, Shape(LogId(1, 2), LogId(1, 2)).appended(span(3, 7)), HardState(1), {}, 2)
+    more = appending(durable, span(7, 9), size_of(span(7, 9)))
+    cut = changing(more, truncate_from=5)
+    others = changing(cut, truncate_from=4, entries=run(4, [2, 2]), size=size_of(run(4, [2, 2])))
+    view = View(durable, cache_bytes=10**6)
+    view.window.restart(6)
+    view.window.extend_counted(span(6, 7))
+    view.remember(span(3, 6), view.generation)
+    with interrupt(step, is_core) as where:
+        view.apply([more, cut, others])
+    with interrupt(1 + step % 9, is_core):
+        view.apply([more, cut, others])
+    view.apply([more, cut, others])
+    return view, bool(where)
+
+
+def test_what_readers_see_is_whole_when_showing_it_was_interrupted_and_is_repeated() -> None:
+    expected, _ = shown(10**6)
+    for step in count(1):
+        view, raised = shown(step)
+        window = view.window
+        assert (view.shape, view.number, window.bytes) == (
+            expected.shape,
+            expected.number,
+            expected.window.bytes,
+        )
+        assert (window.first, window.slice(4, 6)) == (4, run(4, [2, 2]))
+        assert (len(window), len(view.cache)) == (2, 0)
+        if not raised:
+            assert step > 20
+            return
+
+
+WHILE_MORE_WAITS: dict[str, Callable[[RaftLog], object]] = {
+    "truncate": lambda log: log.truncate(3),
+    "reset": lambda log: log.reset(LogId(1, 2)),
+}
+
+
+@pytest.mark.parametrize("name", list(WHILE_MORE_WAITS))
+def test_an_interrupt_while_a_cut_is_written_with_what_waited_leaves_a_whole_log(name: str) -> None:
+    """The cut goes below entries that are on disk."""
+    for step in count(150, 3):
+        disk = MemoryDisk()
+        with open_log(disk, DiskFirst(), NEVER) as log:
+            log.save(span(1, 5))
+            receipt = log.submit(span(5, 7))
+            raised = interrupted(step, lambda log=log: WHILE_MORE_WAITS[name](log))  # type: ignore[misc]
+            outcome(background(log.flush))
+            with pytest.raises(TruncatedError) if log.last_index == 2 else contextlib.nullcontext():
+                receipt.wait(PATIENCE_S)
+            check_goes_on(log, disk)
+        if not raised:
+            assert step > 250
+            return
+
+
+def test_whatever_ends_a_flush_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_log(MemoryDisk(), DiskFirst(), NEVER) as log:
+        log.save(span(1, 3))
+        ledger = log._pipeline.ledger
+
+        def out_of_memory(_group: Group) -> None:
+            raise MemoryError
+
+        receipt = log.submit([entry(3)])
+        with monkeypatch.context() as patch:
+            patch.setattr(ledger, "settle", out_of_memory)
+            with pytest.raises(MemoryError):
+                log.flush()
+        for call in (lambda: receipt.wait(PATIENCE_S), log.flush):
+            with pytest.raises(StoreFailedError):
+                outcome(background(call))
+        assert log.entries(1) == span(1, 3)
 
 
 @pytest.mark.parametrize("gives_up", [False, True])

@@ -303,6 +303,32 @@ def test_a_forked_child_does_not_keep_the_store_locked(tmp_path: Path) -> None:
     assert run_to_end(script, url(tmp_path / "s", extra="&lock_timeout_ms=5000")).strip() == "3"
 
 
+def test_a_child_forked_after_an_interrupted_close_leaves_the_store_to_its_parent(tmp_path: Path) -> None:
+    script = """
+        import warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+        def interrupted(): raise KeyboardInterrupt
+        log._session.store.close = interrupted
+        try:
+            log.close()
+        except KeyboardInterrupt:
+            del log._session.store.close
+        pid = os.fork()
+        if pid == 0:
+            log.close()
+            sys.exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        try:
+            raftstore.open(sys.argv[1])
+        except raftstore.StoreLockedError:
+            print("the parent has it")
+        log.close()
+    """
+    where = url(tmp_path / "s", extra="&lock_timeout_ms=50")
+    assert run_to_end(script, where).strip() == "the parent has it"
+    raftstore.open(where).close()
+
+
 def test_a_forked_child_may_leave_as_it_likes(tmp_path: Path) -> None:
     script = """
         import warnings

@@ -597,6 +597,27 @@ def test_nonsense_in_the_lock_file_does_not_matter(config: StoreConfig, text: by
     opened(config)
 
 
+def test_an_interrupt_lets_nobody_in_while_the_backend_is_not_closed(
+    config: StoreConfig, engine: type[Counter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may still write: the next close goes on there."""
+    store = open_store(config)
+
+    def interrupted(_engine: Counter) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "close", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.close()
+    before = engine.closings
+    with pytest.raises(StoreLockedError):
+        open_store(config)
+    store.close()
+    assert engine.closings == before + 1
+    opened(config)
+
+
 def test_a_lock_file_that_was_removed_before_it_was_locked_guards_nothing(
     config: StoreConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
