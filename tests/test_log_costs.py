@@ -77,11 +77,10 @@ def test_a_further_write_of_a_group_costs_the_flush_little(disk: MemoryDisk) -> 
         assert flushing(201) - flushing(101) <= 200
 
 
-def propose_in_tasks(log: RaftLog, watch: Callable[[asyncio.AbstractEventLoop], None]) -> None:
+def propose_in_tasks(log: RaftLog) -> None:
     """`TASKS` tasks, each proposing and awaiting `ROUNDS` entries of its own."""
 
     async def main() -> None:
-        watch(asyncio.get_running_loop())
         shared = AsyncRaftLog(log)
 
         async def proposer() -> None:
@@ -95,26 +94,38 @@ def propose_in_tasks(log: RaftLog, watch: Callable[[asyncio.AbstractEventLoop], 
 
 def test_many_tasks_share_flushes(disk: MemoryDisk) -> None:
     with open_log(disk) as log:
-        propose_in_tasks(log, lambda _loop: None)
+        propose_in_tasks(log)
         assert log.durable_index == TASKS * ROUNDS
         assert disk.calls <= 0.05 * TASKS * ROUNDS
 
 
 def test_a_group_wakes_its_loop_with_one_call(disk: MemoryDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`TASKS` tasks have proposed before the flush begins that writes all of it."""
     calls: list[object] = []
 
-    def watch(loop: asyncio.AbstractEventLoop) -> None:
+    async def main(log: RaftLog) -> None:
+        loop = asyncio.get_running_loop()
         original = loop.call_soon_threadsafe
 
         def counting(callback: Callable[..., object], *args: object, **options: object) -> object:
             calls.append(callback)
             return original(callback, *args, **options)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(loop, "call_soon_threadsafe", counting)
+        shared = AsyncRaftLog(log)
+        tasks = [asyncio.create_task(shared.propose(1, [b"x"])) for _ in range(TASKS)]
+        while log.next_index <= 1 + TASKS:
+            await asyncio.sleep(0)
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "call_soon_threadsafe", counting)
+            disk.gate.open()
+            await asyncio.gather(*tasks)
 
     with open_log(disk) as log:
-        propose_in_tasks(log, watch)
-        assert ROUNDS <= len(calls) <= disk.calls + 2
+        with disk.gate.closed():
+            log.submit([entry(1)])
+            disk.gate.wait_for_arrival()
+            asyncio.run(main(log))
+        assert (len(calls), disk.calls) == (1, 2)
 
 
 def test_the_flusher_is_called_once_a_group(disk: MemoryDisk) -> None:
@@ -129,7 +140,7 @@ def test_the_flusher_is_called_once_a_group(disk: MemoryDisk) -> None:
             original(delay_s)
 
         pipeline.wish = counting
-        propose_in_tasks(log, lambda _loop: None)
+        propose_in_tasks(log)
         assert 1 <= len(wishes) <= 2 * disk.calls
 
 
