@@ -190,6 +190,22 @@ def test_what_memory_acknowledged_counts_as_durable_only_after_the_flush(tmp_pat
     assert done.writes == 1
 
 
+def test_appends_are_measured_on_a_log_that_is_no_longer_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: dict[str, int] = {}
+    honest = Append.run
+
+    def noting(workload: Append, log: raftstore.RaftLog, budget: Budget) -> Measurement:
+        held[workload.name] = len(log)
+        return honest(workload, log, budget)
+
+    monkeypatch.setattr(Append, "run", noting)
+    samples = run(plan("append-1x64B", cells=disk_cells()[:1]), tmp_path, Steps())
+    assert [sample.workload for sample in samples] == ["append-1x64B"]
+    assert held["append-1x64B"] >= CALLS_MIN * 64
+
+
 def test_writes_before_a_slice_are_not_counted_in_it(tmp_path: Path) -> None:
     cell = Cell("segmented", MemFirst(), Batch(1_000_000, 60_000))
     with raftstore.open(cell.config(tmp_path / "log")) as log:

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from raftstore.compare.appending import Appending
+from raftstore.compare.appending import Append, Appending
 from raftstore.compare.budget import Budget
 from raftstore.compare.cells import Cell
 from raftstore.compare.growing import OpenGrown
@@ -25,6 +25,9 @@ SHARE_OF_SLICES: Final = 0.4
 """Of the whole time; the rest goes into opening, filling, flushing and removing stores."""
 SHARE_OF_LIMIT: Final = 0.5
 """The time that the bare loop gets, in slices of the workload beside it."""
+WARM_UP: Final = Append(64, 64 << 10)
+WARM_UP_SLICES: Final = 4
+"""What a store sets up once, with its first megabytes, is not what later appends cost."""
 SLICE_MIN_S: Final = 0.03
 SLICE_MAX_S: Final = 2.0
 
@@ -123,6 +126,7 @@ def _append(
     workloads: Sequence[Appending], budget: Budget, cell: Cell, bare: BareDisk, path: Path
 ) -> Iterator[Measured]:
     with open(cell.config(path)) as log:
+        WARM_UP.run(log, Budget(budget.seconds * WARM_UP_SLICES, budget.bytes))
         for workload in workloads:
             bare_s = bare.seconds_per_write(workload.write_bytes, _of_limit(budget))
             yield workload, workload.run(log, budget), bare_s
