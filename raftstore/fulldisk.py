@@ -79,9 +79,8 @@ def rechain(durable: Write, fates: Sorted) -> Write:
     Repeating it changes nothing.
     """
     for write in fates.kept:
-        write.urgent = (
-            False  # Whoever waits for it waits for room: without a pause it would be tried in vain.
-        )
+        # whoever waits for it waits for room: without a pause it would be tried in vain
+        write.urgent = False
     latest = durable
     for number, write in enumerate([*fates.ahead, *fates.kept], start=fates.number + 1):
         write.rebase(latest, number)
