@@ -26,7 +26,7 @@ from raftstore_rocksdb.layout import entry_key
 from raftstore_rocksdb.manifest import Manifest, UnreadableError, read_manifest
 from raftstore_rocksdb.mending import mend_current, mend_manifest, reach
 from raftstore_rocksdb.records import whole_records
-from rocksdb_tools import append, fill, flip, kill_with_a_log, opened, stop_uncleanly
+from rocksdb_tools import SMALL, append, fill, flip, kill_with_a_log, opened, stop_uncleanly
 
 from raftstore.batch import WriteBatch
 from raftstore.errors import CorruptionError
@@ -353,17 +353,36 @@ def test_a_lost_sorted_file_is_refused_if_nothing_else_holds_what_it_held(
     assert RocksdbBackend.examine(path, deep=False).damage
 
 
-def test_current_is_not_set_to_a_manifest_that_a_second_power_cut_left_empty(
-    images: Images, path: Path
+def test_current_is_not_set_to_a_manifest_that_a_second_power_cut_left_without_its_end(
+    images: Images, path: Path, tmp_path: Path
 ) -> None:
+    """Of a new manifest that was never synced, any number of its first records may be there."""
     whole = copied(images.killed, path)
-    number = int(whole.name.partition("-")[2])
-    whole.with_name(f"MANIFEST-{number + 2:06}").touch()
-    (path / "db" / "CURRENT").write_text(f"MANIFEST-{number + 4:06}\n")
+    number, data = int(whole.name.partition("-")[2]), whole.read_bytes()
+    begun = whole.with_name(f"MANIFEST-{number + 2:06}")
+    ends = [0, *(end for end, _ in whole_records(BytesIO(data)))]
+    refused = [end for end in ends if not is_enough_for_rocksdb(path, data[:end], tmp_path / "trial")]
+    assert len(refused) > 1, "RocksDB is content with any record"
+    for end in refused:
+        begun.write_bytes(data[:end])
+        (path / "db" / "CURRENT").write_text(f"MANIFEST-{number + 4:06}\n")
+        assert mend_current(path / "db"), end
+        assert (path / "db" / "CURRENT").read_text() == f"{whole.name}\n", end
     assert not RocksdbBackend.examine(path, deep=True).damage
     with closing(opened(path)) as backend:
         assert backend.recovery.last.index == WRITES
-        assert any(whole.name in note for note in backend.recovery.notes)
+
+
+def is_enough_for_rocksdb(path: Path, manifest: bytes, trial: Path) -> bool:
+    """Whether RocksDB opens a copy of the store at `path` that has no more of its `manifest`."""
+    copied(path, trial).write_bytes(manifest)
+    try:
+        Engine(trial / "db", write_buffer_bytes=SMALL).close()
+    except CorruptionError:
+        return False
+    finally:
+        shutil.rmtree(trial)
+    return True
 
 
 def test_no_number_of_old_manifests_makes_mending_endless(

@@ -16,7 +16,7 @@ TORN_BYTES_MAX: Final = 8 << 10
 """Nor is an end taken for one torn write that is longer."""
 
 _LOG_NUMBER, _NEXT_FILE, _LAST_SEQUENCE, _CURSOR, _DELETED, _PREVIOUS_LOG, _ADDED = 2, 3, 4, 5, 6, 9, 103
-_NUMBERS: Final = (_NEXT_FILE, _PREVIOUS_LOG, 10, 200, 203, 300)
+_NUMBERS: Final = (_PREVIOUS_LOG, 10, 200, 203, 300)
 _STRINGS: Final = (1, 201)
 _IGNORABLE: Final = 1 << 13
 """Tags with this bit are followed by a string that an older RocksDB may skip."""
@@ -35,6 +35,8 @@ class Manifest(msgspec.Struct):
     """Logs with lower numbers do not count: what they held is in sorted files."""
     last_sequence: int = 0
     """Every change up to this one is in sorted files."""
+    next_file: int = 0
+    """The number of the next file of any kind. RocksDB says it in the last record of a new manifest."""
     files: set[int] = msgspec.field(default_factory=set[int])
     """The numbers of the sorted files."""
     ever: set[int] = msgspec.field(default_factory=set[int])
@@ -50,6 +52,11 @@ class Manifest(msgspec.Struct):
     def is_torn(self) -> bool:
         """Whether something that is no record follows the last one."""
         return self.stop < self.size
+
+    @property
+    def is_begun_only(self) -> bool:
+        """Whether records that RocksDB needs are missing: a power cut came before its first sync."""
+        return self.next_file == 0
 
 
 def read_manifest(file: Path) -> Manifest:
@@ -106,6 +113,8 @@ class _Edit:
             to.log_number = self._number()
         elif tag == _LAST_SEQUENCE:
             to.last_sequence = self._number()
+        elif tag == _NEXT_FILE:
+            to.next_file = self._number()
         elif tag == _DELETED:
             self._number()
             to.files.discard(self._number())

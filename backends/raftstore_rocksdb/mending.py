@@ -114,7 +114,8 @@ def _older(db: Path, number: int) -> tuple[str, int] | None:
         with suppress(UnreadableError):
             manifest = read_manifest(db / name)
             reached = reach(db, manifest)
-            if manifest.stop and not manifest.is_torn and manifest.files <= there and reached is not None:
+            whole = not manifest.is_torn and not manifest.is_begun_only
+            if whole and manifest.files <= there and reached is not None:
                 return name, reached
     return None
 
