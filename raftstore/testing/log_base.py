@@ -15,7 +15,7 @@ class LogPromises:
 
     def open(self, path: Path) -> RaftLog:
         """Open the log under test, whose store is `path`; it is made if it is not there."""
-        raise NotImplementedError
+        raise NotImplementedError("override open(path) in your subclass of LogSuite")
 
     @pytest.fixture
     def path(self, tmp_path: Path) -> Path:
